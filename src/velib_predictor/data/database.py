@@ -1,0 +1,196 @@
+"""The database: one engine for SQLite (WAL) and PostgreSQL, its migrations, and Arrow bulk access through ADBC."""
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from sqlalchemy import URL, Connection, Engine, create_engine, event, inspect, make_url, text
+from sqlalchemy.exc import OperationalError
+
+from velib_predictor.utils.errors import VelibError
+
+if TYPE_CHECKING:
+    from adbc_driver_manager.dbapi import Connection as ArrowConnection
+    from alembic.config import Config
+
+_BUSY_TIMEOUT_S = 30
+MIGRATIONS = Path(__file__).parent / "migrations"
+
+
+class DatabaseError(VelibError):
+    """The database cannot be reached, is not initialised, or is of another version."""
+
+
+class Database:
+    """One database, SQLite or PostgreSQL.
+
+    Args:
+        url: SQLAlchemy address: `sqlite:///path` or `postgresql://user:password@host:port/name`.
+    """
+
+    def __init__(self, url: str) -> None:
+        parsed = make_url(url)
+        self.dialect: Literal["sqlite", "postgresql"] = (
+            "sqlite" if parsed.get_backend_name() == "sqlite" else "postgresql"
+        )
+        if self.dialect == "postgresql":
+            parsed = parsed.set(drivername="postgresql+psycopg")
+        self.url: URL = parsed
+        self.engine: Engine = (
+            _sqlite_engine(parsed) if self.dialect == "sqlite" else _postgresql_engine(parsed)
+        )
+
+    def __str__(self) -> str:
+        return self.url.set(drivername=self.dialect).render_as_string(hide_password=True)
+
+    def close(self) -> None:
+        """Give all connections back."""
+        self.engine.dispose()
+
+    @contextmanager
+    def read(self) -> Iterator[Connection]:
+        """A connection for reading: one consistent view, never blocked by the writer."""
+        with self._explained(), self.engine.begin() as connection:
+            yield connection
+
+    @contextmanager
+    def write(self) -> Iterator[Connection]:
+        """A transaction: all of it is stored at its end, or nothing.
+
+        On SQLite it takes the write lock at once: a reader that turns writer later can deadlock.
+        """
+        with self._explained(), self.engine.execution_options(immediate=True).begin() as connection:
+            yield connection
+
+    @contextmanager
+    def arrow(self) -> Iterator["ArrowConnection"]:
+        """An ADBC connection, for moving rows by the million. Not in autocommit mode: commit what you write."""
+        from adbc_driver_postgresql import dbapi as postgresql
+        from adbc_driver_sqlite import dbapi as sqlite
+
+        if self.dialect == "sqlite":
+            connection = sqlite.connect(str(self.url.database))
+            with connection.cursor() as cursor:
+                cursor.execute(f"PRAGMA busy_timeout = {_BUSY_TIMEOUT_S * 1000}")
+        else:
+            uri = self.url.set(drivername="postgresql").render_as_string(hide_password=False)
+            connection = postgresql.connect(uri)
+        with connection:
+            yield connection
+
+    # -- schema ----------------------------------------------------------------------------------------------
+
+    def revision(self) -> str | None:
+        """The schema version in the database; None where it was never initialised.
+
+        Raises:
+            DatabaseError: it cannot be reached.
+        """
+        with self.read() as connection:
+            if not inspect(connection).has_table("alembic_version"):
+                return None
+            return connection.execute(text("SELECT version_num FROM alembic_version")).scalar_one_or_none()
+
+    def upgrade(self) -> str:
+        """Create or migrate the schema to this program's version, and return that version. Idempotent."""
+        from alembic import command
+
+        if self.dialect == "sqlite" and self.url.database:
+            Path(self.url.database).parent.mkdir(parents=True, exist_ok=True)
+        with self._explained(), self.engine.execution_options(immediate=True).connect() as connection:
+            if self.dialect == "postgresql":  # two programs that start together migrate one after the other
+                connection.execute(text("SELECT pg_advisory_lock(721002)"))
+                connection.commit()
+            config = _alembic_config()
+            config.attributes["connection"] = connection
+            try:
+                command.upgrade(config, "head")
+                connection.commit()
+            finally:
+                if self.dialect == "postgresql":
+                    connection.rollback()
+                    connection.execute(text("SELECT pg_advisory_unlock(721002)"))
+                    connection.commit()
+        return head_revision()
+
+    def require_current(self) -> None:
+        """Refuse a database that this program cannot use.
+
+        Raises:
+            DatabaseError: it is not initialised, or of another version; the message says which command helps.
+        """
+        found = self.revision()
+        if found is None:
+            raise DatabaseError(f"the database {self} is not initialised; run `velib db init`")
+        if found != head_revision():
+            raise DatabaseError(
+                f"the database {self} has schema version {found}, this program needs {head_revision()}; "
+                "run `velib db upgrade` (or install the newer program, if the database is ahead)"
+            )
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except OperationalError as error:
+            raise DatabaseError(f"the database {self}: {_first_line(error)}{self._advice(error)}") from error
+
+    def _advice(self, error: OperationalError) -> str:
+        message = str(error.orig).lower()
+        if "readonly" in message or "read-only" in message:
+            return "; it cannot be written to: check the permissions of the file and of its folder"
+        if "unable to open" in message:
+            return "; the folder must exist and be writable (`velib db init` creates both)"
+        if "locked" in message:
+            return f"; another program has held its write lock for over {_BUSY_TIMEOUT_S} s"
+        if "full" in message:
+            return "; the disk is full"
+        if "connection" in message and self.dialect == "postgresql":
+            return (
+                "; is PostgreSQL running there, and do DB_HOST, DB_PORT, DB_NAME, DB_USER, DB_PASSWORD fit?"
+            )
+        return ""
+
+
+def head_revision() -> str:
+    """The schema version that this program writes and reads."""
+    # Read from the file names: importing Alembic costs 0.3 s and 15 MB, which a collector never needs again.
+    return max(path.stem.split("_")[0] for path in (MIGRATIONS / "versions").glob("[0-9]*.py"))
+
+
+def _alembic_config() -> "Config":
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
+    return config
+
+
+def _first_line(error: OperationalError) -> str:
+    return str(error.orig).strip().splitlines()[0]
+
+
+def _postgresql_engine(url: URL) -> Engine:
+    return create_engine(
+        url, pool_pre_ping=True, connect_args={"connect_timeout": 10, "options": "-c timezone=UTC"}
+    )
+
+
+def _sqlite_engine(url: URL) -> Engine:
+    engine = create_engine(url, connect_args={"timeout": _BUSY_TIMEOUT_S})
+
+    @event.listens_for(engine, "connect")
+    def configure(connection: sqlite3.Connection, _record: Any) -> None:
+        connection.isolation_level = None  # the driver's own BEGIN comes too late; `begin` below says it
+        # NORMAL may lose the last commits with the power, never their order; the archive replays them.
+        for pragma in ("journal_mode = WAL", "synchronous = NORMAL", "foreign_keys = ON"):
+            connection.execute(f"PRAGMA {pragma}")
+
+    @event.listens_for(engine, "begin")
+    def begin(connection: Connection) -> None:
+        immediate = connection.get_execution_options().get("immediate", False)
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if immediate else "BEGIN")
+
+    return engine
