@@ -253,9 +253,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 
 def _refuse_unknown_keys(in_file: Mapping[str, Any], environ: Mapping[str, str], path: Path) -> None:
     known = Settings.model_fields
-    problems = [
-        f"{path}: unknown key {key!r}{_did_you_mean(key, known)}" for key in in_file if key not in known
-    ]
+    problems = [f"{path}: unknown key {key!r}{_did_you_mean(key, known)}" for key in in_file if key not in known]
     for variable in environ:
         if variable.startswith(ENV_PREFIX):
             key = variable.removeprefix(ENV_PREFIX).split("__")[0].lower()
@@ -314,11 +312,7 @@ def _siblings(loc: Sequence[str]) -> Sequence[str]:
     model: type[BaseModel] = Settings
     for part in loc[:-1]:
         field = model.model_fields.get(part)
-        if (
-            field is not None
-            and isinstance(field.annotation, type)
-            and issubclass(field.annotation, BaseModel)
-        ):
+        if field is not None and isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
             model = field.annotation
         elif part == "fallback":
             model = FallbackSettings

@@ -38,9 +38,7 @@ class Database:
         if self.dialect == "postgresql":
             parsed = parsed.set(drivername="postgresql+psycopg")
         self.url: URL = parsed
-        self.engine: Engine = (
-            _sqlite_engine(parsed) if self.dialect == "sqlite" else _postgresql_engine(parsed)
-        )
+        self.engine: Engine = _sqlite_engine(parsed) if self.dialect == "sqlite" else _postgresql_engine(parsed)
 
     def __str__(self) -> str:
         return self.url.set(drivername=self.dialect).render_as_string(hide_password=True)
@@ -148,9 +146,7 @@ class Database:
         if "full" in message:
             return "; the disk is full"
         if "connection" in message and self.dialect == "postgresql":
-            return (
-                "; is PostgreSQL running there, and do DB_HOST, DB_PORT, DB_NAME, DB_USER, DB_PASSWORD fit?"
-            )
+            return "; is PostgreSQL running there, and do DB_HOST, DB_PORT, DB_NAME, DB_USER, DB_PASSWORD fit?"
         return ""
 
 
@@ -173,9 +169,7 @@ def _first_line(error: OperationalError) -> str:
 
 
 def _postgresql_engine(url: URL) -> Engine:
-    return create_engine(
-        url, pool_pre_ping=True, connect_args={"connect_timeout": 10, "options": "-c timezone=UTC"}
-    )
+    return create_engine(url, pool_pre_ping=True, connect_args={"connect_timeout": 10, "options": "-c timezone=UTC"})
 
 
 def _sqlite_engine(url: URL) -> Engine:

@@ -26,9 +26,7 @@ class UtcDateTime(TypeDecorator[datetime]):
     cache_ok = True
 
     def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
-        return dialect.type_descriptor(
-            BigInteger() if dialect.name == "sqlite" else SqlDateTime(timezone=True)
-        )
+        return dialect.type_descriptor(BigInteger() if dialect.name == "sqlite" else SqlDateTime(timezone=True))
 
     def process_bind_param(self, value: datetime | None, dialect: Dialect) -> Any:
         if value is None:
@@ -53,9 +51,7 @@ class System(Base):
     __tablename__ = "system"
 
     key: Mapped[int] = mapped_column(primary_key=True, comment="internal number")
-    system_id: Mapped[str] = mapped_column(
-        unique=True, comment="the name used in commands, files and addresses"
-    )
+    system_id: Mapped[str] = mapped_column(unique=True, comment="the name used in commands, files and addresses")
     name: Mapped[str | None] = mapped_column(comment="the name for people")
     timezone: Mapped[str | None] = mapped_column(comment="IANA zone of its calendar, such as Europe/Paris")
     licence: Mapped[str | None] = mapped_column(comment="licence of the data")
@@ -82,15 +78,9 @@ class StationVersion(Base):
 
     __tablename__ = "station_version"
 
-    station_key: Mapped[int] = mapped_column(
-        ForeignKey("station.key"), primary_key=True, comment="the station"
-    )
-    valid_from: Mapped[datetime] = mapped_column(
-        primary_key=True, comment="first moment at which this was seen"
-    )
-    valid_to: Mapped[datetime | None] = mapped_column(
-        comment="when it changed or the station vanished; null: holds"
-    )
+    station_key: Mapped[int] = mapped_column(ForeignKey("station.key"), primary_key=True, comment="the station")
+    valid_from: Mapped[datetime] = mapped_column(primary_key=True, comment="first moment at which this was seen")
+    valid_to: Mapped[datetime | None] = mapped_column(comment="when it changed or the station vanished; null: holds")
     name: Mapped[str | None] = mapped_column(comment="name, blanks tidied")
     lat: Mapped[float | None] = mapped_column(comment="degrees north")
     lon: Mapped[float | None] = mapped_column(comment="degrees east")
@@ -109,9 +99,7 @@ class StationStatus(Base):
 
     # No foreign key: checking it row by row costs a bulk load a third of its speed, and only `store` and
     # `importer` write here, with keys that they have just read.
-    station_key: Mapped[int] = mapped_column(
-        primary_key=True, autoincrement=False, comment="the station (station.key)"
-    )
+    station_key: Mapped[int] = mapped_column(primary_key=True, autoincrement=False, comment="the station (station.key)")
     observed_at: Mapped[datetime] = mapped_column(primary_key=True, comment="when the feed was fetched")
     bikes: Mapped[int | None] = mapped_column(SmallInteger, comment="bikes that can be taken")
     mechanical: Mapped[int | None] = mapped_column(SmallInteger, comment="of these, without motor")
@@ -158,8 +146,6 @@ class ImportedFile(Base):
 
     system_key: Mapped[int] = mapped_column(ForeignKey("system.key"), primary_key=True, comment="the system")
     sha256: Mapped[str] = mapped_column(primary_key=True, comment="SHA-256 of the file")
-    rows_done: Mapped[int] = mapped_column(
-        BigInteger, default=0, comment="rows of the file that are stored for good"
-    )
+    rows_done: Mapped[int] = mapped_column(BigInteger, default=0, comment="rows of the file that are stored for good")
     rows_total: Mapped[int] = mapped_column(BigInteger, comment="rows of the file")
     finished_at: Mapped[datetime | None] = mapped_column(comment="null while unfinished")

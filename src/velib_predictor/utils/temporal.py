@@ -25,15 +25,9 @@ def parse_duration(text: str) -> timedelta:
     """
     stripped = text.strip()
     match = _SHORT.fullmatch(stripped) or _ISO.fullmatch(stripped)
-    seconds = (
-        sum(_UNITS[unit] * float(value) for unit, value in match.groupdict().items() if value)
-        if match
-        else 0.0
-    )
+    seconds = sum(_UNITS[unit] * float(value) for unit, value in match.groupdict().items() if value) if match else 0.0
     if seconds <= 0:
-        raise UsageError(
-            f"{text!r} is not a duration; write a positive one such as 90s, 15m, 1h, 7d or PT15M"
-        )
+        raise UsageError(f"{text!r} is not a duration; write a positive one such as 90s, 15m, 1h, 7d or PT15M")
     return timedelta(seconds=seconds)
 
 

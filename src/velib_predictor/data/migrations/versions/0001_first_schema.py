@@ -42,13 +42,9 @@ def upgrade() -> None:
     op.create_table(
         "system",
         sa.Column("key", sa.Integer(), nullable=False, comment="internal number"),
-        sa.Column(
-            "system_id", sa.String(), nullable=False, comment="the name used in commands, files and addresses"
-        ),
+        sa.Column("system_id", sa.String(), nullable=False, comment="the name used in commands, files and addresses"),
         sa.Column("name", sa.String(), nullable=True, comment="the name for people"),
-        sa.Column(
-            "timezone", sa.String(), nullable=True, comment="IANA zone of its calendar, such as Europe/Paris"
-        ),
+        sa.Column("timezone", sa.String(), nullable=True, comment="IANA zone of its calendar, such as Europe/Paris"),
         sa.Column("licence", sa.String(), nullable=True, comment="licence of the data"),
         sa.Column("attribution", sa.String(), nullable=True, comment="whom to name when the data is shown"),
         sa.PrimaryKeyConstraint("key"),
@@ -58,9 +54,7 @@ def upgrade() -> None:
         "imported_file",
         sa.Column("system_key", sa.Integer(), nullable=False, comment="the system"),
         sa.Column("sha256", sa.String(), nullable=False, comment="SHA-256 of the file"),
-        sa.Column(
-            "rows_done", sa.BigInteger(), nullable=False, comment="rows of the file that are stored for good"
-        ),
+        sa.Column("rows_done", sa.BigInteger(), nullable=False, comment="rows of the file that are stored for good"),
         sa.Column("rows_total", sa.BigInteger(), nullable=False, comment="rows of the file"),
         sa.Column("finished_at", UtcDateTime(), nullable=True, comment="null while unfinished"),
         sa.ForeignKeyConstraint(
@@ -85,17 +79,11 @@ def upgrade() -> None:
             comment="ok, not_modified (both: stations without a row are unchanged), frozen, quarantined, failed, missed",
         ),
         sa.Column("stations", sa.Integer(), nullable=False, comment="stations read in the answer"),
-        sa.Column(
-            "changed", sa.Integer(), nullable=False, comment="stations whose value changed or became unknown"
-        ),
+        sa.Column("changed", sa.Integer(), nullable=False, comment="stations whose value changed or became unknown"),
         sa.Column("rejected", sa.Integer(), nullable=False, comment="station records that could not be read"),
-        sa.Column(
-            "detail", sa.String(), nullable=True, comment="why, in words, where the outcome is not plain"
-        ),
+        sa.Column("detail", sa.String(), nullable=True, comment="why, in words, where the outcome is not plain"),
         sa.Column("feed_time", UtcDateTime(), nullable=True, comment="the time that the feed gave itself"),
-        sa.Column(
-            "content", sa.String(), nullable=True, comment="SHA-256 of the raw status document in the archive"
-        ),
+        sa.Column("content", sa.String(), nullable=True, comment="SHA-256 of the raw status document in the archive"),
         sa.CheckConstraint(
             "outcome IN ('ok', 'not_modified', 'frozen', 'quarantined', 'failed', 'missed')",
             name="poll_outcome",
@@ -112,9 +100,7 @@ def upgrade() -> None:
         sa.Column("key", sa.Integer(), nullable=False, comment="internal number"),
         sa.Column("system_key", sa.Integer(), nullable=False, comment="its system"),
         sa.Column("station_id", sa.String(), nullable=False, comment="the feed's id, always text"),
-        sa.Column(
-            "code", sa.String(), nullable=True, comment="public number on the kiosk, where there is one"
-        ),
+        sa.Column("code", sa.String(), nullable=True, comment="public number on the kiosk, where there is one"),
         sa.ForeignKeyConstraint(
             ["system_key"],
             ["system.key"],
@@ -138,9 +124,7 @@ def upgrade() -> None:
         sa.Column("name", sa.String(), nullable=True, comment="name, blanks tidied"),
         sa.Column("lat", sa.Double(), nullable=True, comment="degrees north"),
         sa.Column("lon", sa.Double(), nullable=True, comment="degrees east"),
-        sa.Column(
-            "capacity", sa.Integer(), nullable=True, comment="docks; null where the feed says 0 or nothing"
-        ),
+        sa.Column("capacity", sa.Integer(), nullable=True, comment="docks; null where the feed says 0 or nothing"),
         sa.ForeignKeyConstraint(
             ["station_key"],
             ["station.key"],
