@@ -2,13 +2,14 @@
 
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event, inspect, make_url, text
 from sqlalchemy.exc import OperationalError
 
+from velib_predictor.data.sqlite_gate import Library, gate_of
 from velib_predictor.utils.errors import VelibError
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ class Database:
             parsed = parsed.set(drivername="postgresql+psycopg")
         self.url: URL = parsed
         self.engine: Engine = _sqlite_engine(parsed) if self.dialect == "sqlite" else _postgresql_engine(parsed)
+        self._gate = gate_of(parsed.database, self.engine) if self.dialect == "sqlite" else None
 
     def __str__(self) -> str:
         return self.url.set(drivername=self.dialect).render_as_string(hide_password=True)
@@ -50,7 +52,7 @@ class Database:
     @contextmanager
     def read(self) -> Iterator[Connection]:
         """A connection for reading: one consistent view, never blocked by the writer."""
-        with self._explained(), self.engine.begin() as connection:
+        with self._explained(), self._kept_apart("sqlite3"), self.engine.begin() as connection:
             yield connection
 
     @contextmanager
@@ -59,26 +61,35 @@ class Database:
 
         On SQLite it takes the write lock at once: a reader that turns writer later can deadlock.
         """
-        with self._explained(), self.engine.execution_options(immediate=True).begin() as connection:
+        immediate = self.engine.execution_options(immediate=True)
+        with self._explained(), self._kept_apart("sqlite3"), immediate.begin() as connection:
             yield connection
 
     @contextmanager
     def arrow(self) -> Iterator["ArrowConnection"]:
-        """An ADBC connection, for moving rows by the million. Not in autocommit mode: commit what you write."""
+        """An ADBC connection, for moving rows by the million. Not in autocommit mode: commit what you write.
+
+        Never inside `read` or `write`. On SQLite these wait, in this process, until it ends (see `sqlite_gate`).
+        """
         from adbc_driver_postgresql import dbapi as postgresql
         from adbc_driver_sqlite import dbapi as sqlite
 
-        if self.dialect == "sqlite":
-            connection = sqlite.connect(str(self.url.database))
-            with connection.cursor() as cursor:
-                cursor.execute(f"PRAGMA busy_timeout = {_BUSY_TIMEOUT_S * 1000}")
-        else:
-            uri = self.url.set(drivername="postgresql").render_as_string(hide_password=False)
-            connection = postgresql.connect(uri)
-        with connection:
-            yield connection
+        with self._kept_apart("adbc"):
+            if self.dialect == "sqlite":
+                connection = sqlite.connect(str(self.url.database))
+                with connection.cursor() as cursor:
+                    cursor.execute(f"PRAGMA busy_timeout = {_BUSY_TIMEOUT_S * 1000}")
+            else:
+                uri = self.url.set(drivername="postgresql").render_as_string(hide_password=False)
+                connection = postgresql.connect(uri)
+            with connection:
+                yield connection
 
     # -- schema ----------------------------------------------------------------------------------------------
+
+    def exists(self) -> bool:
+        """Whether there is a file to open; a server's database shows when it is asked."""
+        return self.dialect != "sqlite" or Path(str(self.url.database)).exists()
 
     def revision(self) -> str | None:
         """The schema version in the database; None where it was never initialised.
@@ -97,7 +108,8 @@ class Database:
 
         if self.dialect == "sqlite" and self.url.database:
             Path(self.url.database).parent.mkdir(parents=True, exist_ok=True)
-        with self._explained(), self.engine.execution_options(immediate=True).connect() as connection:
+        immediate = self.engine.execution_options(immediate=True)
+        with self._explained(), self._kept_apart("sqlite3"), immediate.connect() as connection:
             if self.dialect == "postgresql":  # two programs that start together migrate one after the other
                 connection.execute(text("SELECT pg_advisory_lock(721002)"))
                 connection.commit()
@@ -127,6 +139,9 @@ class Database:
                 f"the database {self} has schema version {found}, this program needs {head_revision()}; "
                 "run `velib db upgrade` (or install the newer program, if the database is ahead)"
             )
+
+    def _kept_apart(self, library: Library) -> AbstractContextManager[None]:
+        return self._gate.enter(library) if self._gate else nullcontext()
 
     @contextmanager
     def _explained(self) -> Iterator[None]:

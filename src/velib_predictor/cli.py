@@ -1,0 +1,55 @@
+"""The `velib` command: one subcommand a job. Thin: parse, call, print."""
+
+import sys
+
+import typer
+
+from velib_predictor import __version__
+from velib_predictor.commands import collect, database, doctor, transfer
+from velib_predictor.utils.errors import ExitCode, VelibError
+
+app = typer.Typer(
+    name="velib",
+    help="Collect, keep and forecast bike-share availability: Vélib' and any GBFS system.",
+    no_args_is_help=True,
+    add_completion=True,
+    pretty_exceptions_enable=False,
+)
+app.command("collect")(collect.collect)
+app.command("replay")(collect.replay)
+app.command("prune")(collect.prune)
+app.command("import")(transfer.import_)
+app.command("export")(transfer.export)
+app.command("doctor")(doctor.doctor)
+app.add_typer(database.app, name="db")
+
+
+def _show_version(value: bool) -> None:
+    if value:
+        sys.stdout.write(f"velib {__version__}\n")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: bool = typer.Option(False, "--version", callback=_show_version, is_eager=True, help="Print the version."),
+) -> None:
+    pass
+
+
+def main() -> None:
+    """Run the command line; every expected failure is one plain message on stderr and an exit code."""
+    try:
+        app()
+    except VelibError as error:
+        sys.stderr.write(f"velib: {error}\n")
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        sys.exit(ExitCode.INTERRUPTED)
+    except BrokenPipeError:  # `velib export ... | head`
+        sys.stderr.close()
+        sys.exit(ExitCode.OK)
+
+
+if __name__ == "__main__":
+    main()

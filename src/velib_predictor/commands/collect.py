@@ -1,0 +1,189 @@
+"""`velib collect`, `velib replay`, `velib prune`: the live half of the data."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from velib_predictor.commands.output import ConfigFile, Db, Json, emit, on_terminal, open_database, start
+from velib_predictor.utils.errors import ExitCode, UsageError
+
+if TYPE_CHECKING:
+    import threading
+    from datetime import timedelta
+
+    from velib_predictor.config.config import Settings, SystemSettings
+
+
+def collect(
+    once: Annotated[bool, typer.Option("--once", help="Make one poll now, and end.")] = False,
+    every: Annotated[
+        str | None, typer.Option("--every", metavar="DURATION", help="Time between polls, such as 60s or 15m.")
+    ] = None,
+    system: Annotated[
+        list[str] | None,
+        typer.Option("--system", metavar="ID", help="System to poll; repeatable (default: all in the settings)."),
+    ] = None,
+    url: Annotated[
+        str | None,
+        typer.Option("--url", metavar="DISCOVERY_URL", help="GBFS discovery address of a system not in the settings."),
+    ] = None,
+    db: Db = None,
+    config: ConfigFile = None,
+    json: Json = False,
+) -> None:
+    """Poll GBFS feeds: archive each answer, check it, store what changed.
+
+    Stops after the tick in hand on Ctrl-C or SIGTERM. With --once, exit code 3 says that the answer was frozen or
+    quarantined, 4 that there was none.
+    """
+    from velib_predictor.data.collector import collect as run
+    from velib_predictor.utils.temporal import parse_duration
+
+    settings = start(config, db)
+    period = parse_duration(every) if every else None
+    systems = chosen_systems(settings, system or [], url)
+    database = open_database(settings, create=True)
+    if once:
+        _collect_once(settings, database, systems, period, json)
+        return
+    with _stopped_by_signals() as (stop, interrupted):
+        run(settings, database, systems, stop, period)
+    if interrupted.is_set():
+        raise typer.Exit(ExitCode.INTERRUPTED)
+
+
+def replay(
+    raw: Annotated[list[Path], typer.Argument(help="Archive root, system folder, day folder or packed day.")],
+    db: Db = None,
+    config: ConfigFile = None,
+    json: Json = False,
+) -> None:
+    """Store the archived polls that the database does not hold yet."""
+    from velib_predictor.data.replay import replay as run
+
+    settings = start(config, db)
+    database = open_database(settings, create=True)
+    for path in raw:
+        if not path.exists():
+            raise UsageError(f"{path} does not exist")
+    if on_terminal():
+        from rich.progress import Progress, SpinnerColumn, TextColumn
+
+        with Progress(SpinnerColumn(), TextColumn("{task.completed} polls, at {task.description}")) as bar:
+            task = bar.add_task("the beginning", total=None)
+            counts = run(
+                database,
+                raw,
+                settings,
+                lambda poll, _: bar.update(task, advance=1, description=str(poll.polled_at)[:16]),
+            )
+    else:
+        counts = run(database, raw, settings)
+    emit(counts, json, f"{counts['recorded']} polls stored, {counts['known']} were stored already")
+
+
+def prune(db: Db = None, config: ConfigFile = None, json: Json = False) -> None:
+    """Pack closed days of the raw archive, and delete what is past its retention."""
+    from datetime import UTC, datetime
+
+    from velib_predictor.data.archive import Archive
+    from velib_predictor.data.collector import keep_archive
+    from velib_predictor.data.inventory import delete_rows_before
+
+    settings = start(config, db)
+    database = open_database(settings)
+    now = datetime.now(UTC)
+    done = {"packed": 0, "deleted": 0, "rows": 0}
+    for folder in sorted(settings.raw_dir.iterdir()) if settings.raw_dir.is_dir() else []:
+        if folder.is_dir():
+            counts = keep_archive(Archive(settings.raw_dir, folder.name), settings, now)
+            done["packed"] += counts["packed"]
+            done["deleted"] += counts["deleted"]
+    if settings.storage.retention:
+        done["rows"] = delete_rows_before(database, now - settings.storage.retention)
+    emit(done, json, f"{done['packed']} days packed, {done['deleted']} days and {done['rows']} rows deleted")
+
+
+def chosen_systems(settings: "Settings", names: list[str], url: str | None) -> dict[str, "SystemSettings"]:
+    """The systems that the command line means."""
+    from velib_predictor.config.config import SystemSettings
+
+    if url is None:
+        chosen = {name: settings.system(name) for name in names or settings.systems}
+        if not chosen:
+            raise UsageError("the settings name no system; add one under `systems:`, or give --system ID --url ADDRESS")
+        return chosen
+    if len(names) != 1:
+        raise UsageError(
+            "--url needs exactly one --system: the id under which this feed is stored, such as --system oslo"
+        )
+    if not url.startswith(("http://", "https://")):
+        raise UsageError(f"--url {url!r} is no web address; expected one such as https://example.org/gbfs.json")
+    known = settings.systems.get(names[0])
+    if known is None:
+        return {names[0]: SystemSettings(url=url)}
+    return {names[0]: known.model_copy(update={"url": url, "fallback": None})}
+
+
+def _collect_once(
+    settings: "Settings", database: object, systems: dict[str, "SystemSettings"], every: "timedelta | None", json: bool
+) -> None:
+    from velib_predictor.data.collector import Collector
+    from velib_predictor.data.database import Database
+    from velib_predictor.data.lock import single_instance
+    from velib_predictor.data.snapshot import Outcome
+    from velib_predictor.utils.temporal import format_time
+
+    assert isinstance(database, Database)  # noqa: S101 - for the type checker
+    results, lines, worst = [], [], ExitCode.OK
+    for system_id, system in systems.items():
+        with single_instance(settings.raw_dir / system_id, system_id, database):
+            collector = Collector(system_id, system, settings, database, every=every)
+            entry = collector.run_once()
+        results.append(
+            {
+                "system_id": system_id,
+                "polled_at": format_time(entry.polled_at),
+                "outcome": str(entry.outcome),
+                "stations": entry.stations,
+                "changed": entry.changed,
+                "rejected": entry.rejected,
+                "detail": collector.last_detail,
+            }
+        )
+        lines.append(
+            f"{system_id}: {entry.outcome}, {entry.stations} stations, {entry.changed} changed, "
+            f"{entry.rejected} rejected" + (f" ({collector.last_detail})" if collector.last_detail else "")
+        )
+        if entry.outcome is Outcome.FAILED:
+            worst = max(worst, ExitCode.UNREACHABLE)
+        elif not entry.outcome.accepted:
+            worst = max(worst, ExitCode.DEGRADED)
+    emit(results[0] if len(results) == 1 else results, json, "\n".join(lines))
+    if worst is not ExitCode.OK:
+        raise typer.Exit(worst)
+
+
+@contextmanager
+def _stopped_by_signals() -> "Iterator[tuple[threading.Event, threading.Event]]":
+    """Two events: stop (SIGTERM, SIGINT), and whether it was SIGINT. A second SIGINT ends the process at once."""
+    import signal
+    import threading
+
+    stop, interrupted = threading.Event(), threading.Event()
+
+    def on_signal(number: int, _frame: object) -> None:
+        stop.set()
+        if number == signal.SIGINT:
+            interrupted.set()
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+    before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop, interrupted
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

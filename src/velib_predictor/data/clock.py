@@ -1,0 +1,37 @@
+"""The wall clock, watched against the monotonic one: times of observation must not lie."""
+
+import threading
+import time
+from datetime import UTC, datetime
+
+_TOLERANCE_S = 2.0
+_NAP_S = 60.0
+
+
+class SystemClock:
+    """The machine's clock. Tests put another in its place."""
+
+    def __init__(self) -> None:
+        self._mark = (datetime.now(UTC), time.monotonic())
+
+    def now(self) -> datetime:
+        """The time, UTC."""
+        return datetime.now(UTC)
+
+    def step(self) -> float | None:
+        """Seconds by which the wall clock has jumped since the last call, where that is over two; else None."""
+        wall, monotonic = datetime.now(UTC), time.monotonic()
+        jumped = (wall - self._mark[0]).total_seconds() - (monotonic - self._mark[1])
+        self._mark = (wall, monotonic)
+        return round(jumped, 3) if abs(jumped) > _TOLERANCE_S else None
+
+    def wait_until(self, at: datetime, stop: threading.Event) -> bool:
+        """Sleep until `at`; True if `stop` was set first.
+
+        Naps are short, so that a clock that is set forward is noticed; one that is set back does not prolong the wait.
+        """
+        deadline = time.monotonic() + (at - self.now()).total_seconds() + _TOLERANCE_S
+        while (left := (at - self.now()).total_seconds()) > 0 and time.monotonic() < deadline:
+            if stop.wait(min(left, _NAP_S)):
+                return True
+        return stop.is_set()

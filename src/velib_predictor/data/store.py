@@ -1,0 +1,266 @@
+"""Writes polls into the database: station rows, station versions and the ledger row, in one transaction a poll.
+
+What is written is a function of the archived polls and of what the database held before them: replaying an archive into
+an empty database gives the same rows again.
+"""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+
+from sqlalchemy import Connection, select
+
+from velib_predictor.config.config import CollectorSettings, SystemSettings
+from velib_predictor.data.checks import LEARNING_DAYS, FreezeDetector, LedgerEntry, SnapshotCheck
+from velib_predictor.data.database import Database
+from velib_predictor.data.raw import STATUS, DecodeError, RawPoll
+from velib_predictor.data.rows import (
+    Row,
+    insert_missing_rows,
+    insert_poll,
+    insert_rows,
+    last_poll,
+    last_rows,
+    next_accepted_poll,
+    polls,
+)
+from velib_predictor.data.schema import Poll, System
+from velib_predictor.data.snapshot import UNKNOWN, Outcome, Snapshot, StationInfo, Values
+from velib_predictor.data.stations import StationBook, ensure_system
+
+_DAY = timedelta(days=1)
+Decoded = Snapshot | DecodeError | None
+"""What a poll decodes to; why it does not; None where there was nothing to decode."""
+
+
+class Store:
+    """The one writer of a system's polls.
+
+    Args:
+        system: its settings; None for a system that is only replayed.
+    """
+
+    def __init__(
+        self, database: Database, system_id: str, system: SystemSettings | None, settings: CollectorSettings
+    ) -> None:
+        self._database = database
+        self._system_id = system_id
+        self._system = system
+        self._settings = settings
+        self.last_detail: str | None = None
+        """The ledger's remark on the poll that was recorded last."""
+        with database.write() as connection:
+            self._key = ensure_system(
+                connection,
+                system_id,
+                name=system.name if system else None,
+                timezone=system.timezone if system else None,
+                licence=system.licence if system else None,
+                attribution=system.attribution if system else None,
+            )
+        self.reload()
+
+    def reload(self, before: datetime | None = None) -> None:
+        """Read all that the next poll is judged against, as it stands now or stood before a time.
+
+        Needed after a `record` that raised, since half of what it learned may not be stored.
+        """
+        with self._database.read() as connection:
+            self._book = StationBook(connection, self._key)
+            self._state: dict[int, Values] = {}
+            self._unknown_since: dict[int, datetime] = {}
+            for row in last_rows(connection, self._key, before):
+                self._remember(row)
+            self._last = last_poll(connection, self._key, before)
+            zone = connection.execute(select(System.timezone).where(System.key == self._key)).scalar_one()
+            self._check = SnapshotCheck(self._settings)
+            self._freeze = FreezeDetector(zone, self._settings)
+            if self._last:
+                for entry in polls(connection, self._key, self._last.polled_at - _DAY, before):
+                    self._check.observe(entry)
+                    self._freeze.observe(entry)
+        self._information: Sequence[StationInfo] | None = None
+
+    @property
+    def last(self) -> LedgerEntry | None:
+        """The newest row of the ledger."""
+        return self._last
+
+    @property
+    def last_polled_at(self) -> datetime | None:
+        """The newest poll in the ledger."""
+        return self._last.polled_at if self._last else None
+
+    def has(self, polled_at: datetime) -> bool:
+        """Whether the ledger holds the poll made at that moment."""
+        if self._last is None or polled_at > self._last.polled_at:
+            return False
+        with self._database.read() as connection:
+            found = select(Poll.polled_at).where(Poll.system_key == self._key, Poll.polled_at == polled_at)
+            return connection.execute(found).first() is not None
+
+    def record(self, poll: RawPoll, decoded: Decoded) -> LedgerEntry:
+        """Store one poll: its rows and its line in the ledger, or neither.
+
+        A poll that lies before the last one is fitted in: its rows are those that it would have written then, and the
+        accepted poll after it gets a row for each station whose value it must not inherit.
+
+        Raises:
+            DatabaseError: nothing was stored; call `reload` before the next `record`.
+        """
+        late = self._last is not None and poll.polled_at <= self._last.polled_at
+        if late:
+            self.reload(before=poll.polled_at)
+        with self._database.write() as connection:
+            if self._freeze.needs_learning(poll.polled_at):
+                self._learn(connection, poll.polled_at)
+            entry, rows, self.last_detail = self._judge(connection, poll, decoded)
+            insert_rows(connection, rows)
+            status = poll.document(STATUS)
+            insert_poll(
+                connection,
+                self._key,
+                entry,
+                detail=self.last_detail,
+                feed_time=decoded.feed_time if isinstance(decoded, Snapshot) else None,
+                content=status.sha256 if status else None,
+            )
+            if late:
+                self._keep_later_polls(connection, rows, poll.polled_at)
+        if late:
+            self.reload()
+            return entry
+        for row in rows:
+            self._remember(row)
+        self._last = entry
+        self._check.observe(entry)
+        self._freeze.observe(entry)
+        return entry
+
+    # -- judging one poll -----------------------------------------------------------------------------------
+
+    def _judge(
+        self, connection: Connection, poll: RawPoll, decoded: Decoded
+    ) -> tuple[LedgerEntry, list[Row], str | None]:
+        """The ledger entry of a poll, the station rows that it writes, and the ledger's remark."""
+        at = poll.polled_at
+        if not isinstance(decoded, Snapshot) or poll.clock_step_s is not None:
+            outcome = Outcome.MISSED if poll.missed else Outcome.FAILED
+            return LedgerEntry(at, outcome, 0, 0, 0), [], _failure(poll, decoded)
+        stations, rejected = len(decoded.stations), len(decoded.rejected)
+        if reason := self._check.reason(decoded):
+            return LedgerEntry(at, Outcome.QUARANTINED, stations, 0, rejected), [], reason
+        self._register(connection, decoded)
+        rows, changed = self._rows(decoded)
+        remarks = _remarks(poll, decoded)
+        status = poll.document(STATUS)
+        outcome = Outcome.NOT_MODIFIED if status and status.status == 304 else Outcome.OK
+        if self._freeze.is_frozen(at, stations, changed):
+            outcome = Outcome.FROZEN
+            remarks.insert(0, "far fewer stations changed than expected at this hour: the counts may be old")
+            rows = [row for row in rows if row.values != self._state.get(row.station_key)]
+        return LedgerEntry(at, outcome, stations, changed, rejected), rows, "; ".join(remarks) or None
+
+    def _rows(self, snapshot: Snapshot) -> tuple[list[Row], int]:
+        """The rows to write (changed, newly unknown, at a checkpoint all) and how many of them are changes."""
+        at, checkpoint = snapshot.fetched_at, self._is_checkpoint(snapshot.fetched_at)
+        state, resolve = self._state, self._book.resolve
+        rows: list[Row] = []
+        seen: set[int] = set()
+        changed = 0
+        for station in snapshot.stations:
+            key = resolve(station.station_id)
+            if key is None or key in seen:
+                continue  # one record under the id and one under the code: the first holds
+            seen.add(key)
+            differs = state.get(key) != station.values
+            changed += differs
+            if differs or checkpoint:
+                rows.append(Row(key, at, station.values, station.last_reported))
+        for key, values in state.items():
+            if key not in seen and values != UNKNOWN:
+                rows.append(Row(key, at, UNKNOWN, None))
+                changed += 1
+        return rows, changed
+
+    def _is_checkpoint(self, at: datetime) -> bool:
+        """The first poll of an hour, and the first after one that was not accepted, writes all stations."""
+        last = self._last
+        return last is None or not last.outcome.accepted or _hour(last.polled_at) != _hour(at)
+
+    def _register(self, connection: Connection, snapshot: Snapshot) -> None:
+        """Bring station identities and versions up to date, where the snapshot tells something new."""
+        infos: list[StationInfo] = []
+        if snapshot.information and snapshot.information is not self._information:
+            infos.extend(snapshot.information)
+            self._information = snapshot.information
+            if snapshot.system:
+                self._describe_system(connection, snapshot)
+        described = {info.station_id for info in infos}
+        infos.extend(
+            StationInfo(station.station_id, station.code)
+            for station in snapshot.stations
+            if self._book.resolve(station.station_id) is None and station.station_id not in described
+        )
+        if infos:
+            self._book.register(connection, infos, snapshot.fetched_at)
+        self._retire(connection, snapshot)
+
+    def _describe_system(self, connection: Connection, snapshot: Snapshot) -> None:
+        """Take name and zone from the feed where the settings leave them open."""
+        assert snapshot.system is not None  # noqa: S101 - for the type checker
+        ensure_system(
+            connection,
+            self._system_id,
+            name=None if self._system and self._system.name else snapshot.system.name,
+            timezone=None if self._system and self._system.timezone else snapshot.system.timezone,
+        )
+
+    def _retire(self, connection: Connection, snapshot: Snapshot) -> None:
+        """Close the versions of stations that have been away, from status and information, for long enough."""
+        gone = [
+            key
+            for key, since in self._unknown_since.items()
+            if snapshot.fetched_at - since > self._settings.missing_after
+        ]
+        if gone:
+            named = {self._book.resolve(info.station_id) for info in snapshot.information}
+            for key in gone:
+                if key not in named:
+                    self._book.vanish(connection, [key], self._unknown_since[key])
+
+    def _learn(self, connection: Connection, at: datetime) -> None:
+        midnight = at.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+        self._freeze.learn(polls(connection, self._key, midnight - LEARNING_DAYS * _DAY, midnight), at)
+
+    def _remember(self, row: Row) -> None:
+        self._state[row.station_key] = row.values
+        if row.values == UNKNOWN:
+            self._unknown_since.setdefault(row.station_key, row.observed_at)
+        else:
+            self._unknown_since.pop(row.station_key, None)
+
+    def _keep_later_polls(self, connection: Connection, rows: Sequence[Row], at: datetime) -> None:
+        """Unchanged at a later poll means: as before that poll. A row fitted in must not change what that says."""
+        after = next_accepted_poll(connection, self._key, at)
+        if after is not None:
+            changed = (row.station_key for row in rows if self._state.get(row.station_key) != row.values)
+            kept = (Row(key, after, self._state.get(key, UNKNOWN), None) for key in changed)
+            insert_missing_rows(connection, kept)
+
+
+def _hour(at: datetime) -> datetime:
+    return at.astimezone(UTC).replace(minute=0, second=0, microsecond=0)
+
+
+def _failure(poll: RawPoll, decoded: Decoded) -> str:
+    if poll.clock_step_s is not None:
+        return f"clock_step: the wall clock jumped by {poll.clock_step_s:+.1f} s; the time of this answer is not known"
+    return str(poll.error or decoded or "no status document")
+
+
+def _remarks(poll: RawPoll, snapshot: Snapshot) -> list[str]:
+    """What the ledger says of an accepted poll that was not plain."""
+    remarks = [f"fallback: {poll.kind}"] if poll.fallback else []
+    if snapshot.rejected:
+        remarks.append(f"rejected: {snapshot.rejected[0]}" + (" and more" if len(snapshot.rejected) > 1 else ""))
+    return remarks + list(snapshot.notes[:3])

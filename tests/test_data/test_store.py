@@ -1,0 +1,222 @@
+"""The store: change-only rows and a ledger from which every accepted snapshot can be read back exactly."""
+
+import random
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from sqlalchemy import select
+
+from tests.test_data.polls import Rows, as_of, raw_poll, snapshot, stored_ledger, stored_rows
+from velib_predictor.config.config import CollectorSettings, SystemSettings
+from velib_predictor.data.database import Database
+from velib_predictor.data.raw import DecodeError
+from velib_predictor.data.schema import Station, StationVersion, System
+from velib_predictor.data.snapshot import UNKNOWN, Outcome, Snapshot, StationInfo
+from velib_predictor.data.store import Decoded, Store
+from velib_predictor.utils.errors import VelibError
+
+START = datetime(2026, 3, 2, 10, 1, tzinfo=UTC)
+MINUTE = timedelta(minutes=1)
+SETTINGS = CollectorSettings()
+VELIB = SystemSettings(url="http://127.0.0.1/gbfs.json", timezone="Europe/Paris", licence="LO 2.0")
+
+
+def open_store(database: Database) -> Store:
+    return Store(database, "velib", VELIB, SETTINGS)
+
+
+def record_all(store: Store, polls: list[tuple[datetime, Decoded]]) -> None:
+    for at, decoded in polls:
+        error = None if isinstance(decoded, Snapshot | DecodeError) else "no connection"
+        store.record(raw_poll(at, error=error), decoded)
+
+
+def history(seed: int, count: int = 150) -> list[tuple[datetime, Decoded]]:
+    """Polls a minute apart over three hours' starts: moves, stations that come and go, failures, junk."""
+    generator = random.Random(seed)
+    bikes = {str(i): generator.randrange(20) for i in range(30)}
+    polls: list[tuple[datetime, Decoded]] = []
+    for i in range(count):
+        for name in generator.sample(sorted(bikes), 6):
+            bikes[name] = generator.randrange(20)
+        at = START + i * MINUTE
+        present = {name: n for name, n in bikes.items() if name != "7" or i % 11 < 6}
+        match generator.randrange(12):
+            case 0:
+                polls.append((at, None))
+            case 1:
+                polls.append((at, DecodeError("station_status is cut off")))
+            case 2:
+                polls.append((at, snapshot(at, {})))
+            case 3:
+                polls.append((at, snapshot(at, dict(list(present.items())[:20]))))  # a third is missing
+            case _:
+                polls.append((at, snapshot(at, present, rejected=["station 99: bikes is -1"] if i % 5 == 0 else [])))
+    return polls
+
+
+def assert_reads_back(
+    rows: Rows, ledger: list[tuple[datetime, Outcome, int, int, int]], polls: list[tuple[datetime, Decoded]]
+) -> int:
+    """At every accepted poll, the as-of reading gives exactly what that poll said. Returns how many there were."""
+    outcomes = {at: outcome for at, outcome, *_ in ledger}
+    accepted = 0
+    names = {name for name, _, _ in rows}
+    for at, decoded in polls:
+        if not outcomes[at].accepted:
+            continue
+        accepted += 1
+        assert isinstance(decoded, Snapshot)
+        said = {station.station_id: station.values for station in decoded.stations}
+        for name in names:
+            assert (as_of(rows, name, at) or UNKNOWN) == said.get(name, UNKNOWN), (name, at)
+    return accepted
+
+
+def test_every_accepted_poll_reads_back_exactly(database: Database) -> None:
+    polls = history(1)
+    record_all(open_store(database), polls)
+    rows, ledger = stored_rows(database), stored_ledger(database)
+    assert len(ledger) == len(polls)
+    assert assert_reads_back(rows, ledger, polls) > 80
+    assert len(rows) < 0.5 * sum(len(d.stations) for _, d in polls if isinstance(d, Snapshot))
+    outcomes = {outcome for _, outcome, *_ in ledger}
+    assert outcomes == {Outcome.OK, Outcome.FAILED, Outcome.QUARANTINED}
+
+
+def test_a_store_opened_anew_at_each_poll_writes_the_same(database: Database, sqlite_url: str) -> None:
+    polls = history(2, count=70)
+    for at, decoded in polls:
+        record_all(open_store(database), [(at, decoded)])
+    other = Database(sqlite_url.replace("velib.db", "once.db"))
+    other.upgrade()
+    record_all(open_store(other), polls)
+    assert stored_rows(database) == stored_rows(other)
+    assert stored_ledger(database) == stored_ledger(other)
+    other.close()
+
+
+def test_polls_fitted_in_late_change_no_reading(database: Database) -> None:
+    polls = history(3, count=80)
+    late = [poll for i, poll in enumerate(polls) if i % 7 in (2, 3)]
+    store = open_store(database)
+    record_all(store, [poll for poll in polls if poll not in late])
+    record_all(store, late[::-1])
+    # The median station count at the time was another, so what was quarantined may differ; readings may not.
+    assert_reads_back(stored_rows(database), stored_ledger(database), polls)
+    more: list[tuple[datetime, Decoded]] = [
+        (polls[-1][0] + MINUTE, snapshot(polls[-1][0] + MINUTE, dict.fromkeys(map(str, range(30)), 3)))
+    ]
+    record_all(store, more)
+    assert_reads_back(stored_rows(database), stored_ledger(database), polls + more)
+
+
+def test_unchanged_stations_write_nothing_until_the_hour(database: Database) -> None:
+    store = open_store(database)
+    at = datetime(2026, 3, 2, 10, 58, tzinfo=UTC)
+    bikes = {"1": 5, "2": 0}
+    for i in range(4):
+        store.record(raw_poll(at + i * MINUTE), snapshot(at + i * MINUTE, bikes))
+    times = [observed_at for name, observed_at, _ in stored_rows(database) if name == "1"]
+    assert times == [at, at + 2 * MINUTE]  # first sight, and 11:00
+    assert [changed for *_, changed, _ in stored_ledger(database)] == [2, 0, 0, 0]
+
+
+def test_a_new_last_reported_alone_writes_no_row(database: Database) -> None:
+    """Vélib' refreshes last_reported about once an hour while nothing has moved (seen 2024-11)."""
+    store = open_store(database)
+    store.record(raw_poll(START), snapshot(START, {"1": 5}))
+    entry = store.record(raw_poll(START + MINUTE), snapshot(START + MINUTE, {"1": 5}))
+    assert entry.changed == 0
+    assert len(stored_rows(database)) == 1
+
+
+def test_absent_and_rejected_stations_become_unknown_once(database: Database) -> None:
+    store = open_store(database)
+    bikes = {str(i): 3 for i in range(20)}
+    without = {name: n for name, n in bikes.items() if name != "4"}
+    store.record(raw_poll(START), snapshot(START, bikes))
+    for i in (1, 2):
+        at = START + i * MINUTE
+        store.record(raw_poll(at), snapshot(at, without, rejected=["station 4: no count"]))
+    back = START + 3 * MINUTE
+    store.record(raw_poll(back), snapshot(back, bikes))
+    mine = [(at, values) for name, at, values in stored_rows(database) if name == "4"]
+    assert [values.bikes for _, values in mine] == [3, None, 3]
+    assert mine[1] == (START + MINUTE, UNKNOWN)
+
+
+def test_the_poll_after_a_failure_is_a_checkpoint(database: Database) -> None:
+    store = open_store(database)
+    store.record(raw_poll(START), snapshot(START, {"1": 5, "2": 0}))
+    store.record(raw_poll(START + MINUTE, error="time-out"), None)
+    at = START + 2 * MINUTE
+    entry = store.record(raw_poll(at), snapshot(at, {"1": 5, "2": 0}))
+    assert entry.changed == 0
+    assert [name for name, observed_at, _ in stored_rows(database) if observed_at == at] == ["1", "2"]
+
+
+def test_not_modified_confirms_without_rows(database: Database) -> None:
+    store = open_store(database)
+    store.record(raw_poll(START), snapshot(START, {"1": 5}))
+    entry = store.record(raw_poll(START + MINUTE, status=304), snapshot(START + MINUTE, {"1": 5}))
+    assert entry.outcome is Outcome.NOT_MODIFIED
+    assert len(stored_rows(database)) == 1
+
+
+def test_a_clock_step_refuses_the_rows(database: Database) -> None:
+    store = open_store(database)
+    entry = store.record(raw_poll(START, clock_step_s=-3600.0), snapshot(START, {"1": 5}))
+    assert entry.outcome is Outcome.FAILED
+    assert store.last_detail is not None
+    assert "clock" in store.last_detail
+    assert stored_rows(database) == []
+
+
+def test_a_failing_transaction_stores_neither_rows_nor_ledger(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = open_store(database)
+    store.record(raw_poll(START), snapshot(START, {"1": 5}))
+
+    def broken(*_args: object, **_more: object) -> None:
+        raise VelibError("the disk is full")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("velib_predictor.data.store.insert_poll", broken)
+        with pytest.raises(VelibError):
+            store.record(raw_poll(START + MINUTE), snapshot(START + MINUTE, {"1": 6, "new": 1}))
+    assert len(stored_rows(database)) == 1
+    assert len(stored_ledger(database)) == 1
+    store.reload()
+    store.record(raw_poll(START + MINUTE), snapshot(START + MINUTE, {"1": 6, "new": 1}))
+    assert [values.bikes for _, _, values in stored_rows(database)] == [5, 6, 1]
+
+
+def test_information_versions_and_vanished_stations(database: Database) -> None:
+    store = open_store(database)
+    first = [
+        StationInfo("1", "16107", "Benjamin Godard", 48.86, 2.27, 35),
+        StationInfo("2", None, "Gone soon", 48.8, 2.3, 20),
+    ]
+    store.record(raw_poll(START), snapshot(START, {"1": 5, "2": 1}, information=first))
+    bigger = [StationInfo("1", "16107", "Benjamin Godard", 48.86, 2.27, 40)]
+    for hours in (1, 2, 5):
+        at = START + timedelta(hours=hours)
+        store.record(raw_poll(at), snapshot(at, {"1": 5, "3": 2, "4": 1, "5": 0}, information=bigger))
+    query = (
+        select(Station.station_id, StationVersion.valid_from, StationVersion.valid_to, StationVersion.capacity)
+        .join(StationVersion)
+        .where(Station.station_id.in_(["1", "2"]))
+        .order_by(Station.station_id, StationVersion.valid_from)
+    )
+    with database.read() as connection:
+        versions = [tuple(row) for row in connection.execute(query)]
+        system = connection.execute(select(System.timezone, System.licence)).one()
+    hour = timedelta(hours=1)
+    assert versions == [
+        ("1", START, START + hour, 35),
+        ("1", START + hour, None, 40),
+        ("2", START, START + hour, 20),  # away since the second poll, for over three hours at the last
+    ]
+    assert tuple(system) == ("Europe/Paris", "LO 2.0")
