@@ -81,10 +81,10 @@ def from_micros(micros: int) -> datetime:
 
 def format_time(value: datetime) -> str:
     """RFC 3339 in UTC with a `Z`, seconds and, where there are any, microseconds."""
-    return value.astimezone(UTC).isoformat().replace("+00:00", "Z")
+    return from_micros(to_micros(value)).isoformat().replace("+00:00", "Z")
 
 
 def next_aligned(now: datetime, every: timedelta, lead: timedelta) -> datetime:
     """The next instant after `now` that lies `lead` before a multiple of `every` since the epoch."""
-    shifted = now + lead - EPOCH
+    shifted = now - EPOCH + lead
     return EPOCH + (shifted // every + 1) * every - lead
