@@ -22,6 +22,7 @@ from velib_predictor.config.config import (
     SystemSettings,
     load_settings,
 )
+from velib_predictor.config.explain import NO_SETTINGS
 from velib_predictor.utils.errors import ExitCode, SettingsError, UsageError
 
 SHIPPED = REPOSITORY / "config" / "config.yaml"
@@ -106,6 +107,12 @@ def test_an_empty_file_is_the_defaults() -> None:
     assert load_settings() == Settings()
 
 
+@pytest.mark.parametrize("key", Settings.model_fields)
+def test_a_key_left_empty_is_its_default(key: str) -> None:
+    write(f"{key}:\n  # nothing yet\n")
+    assert load_settings() == Settings()
+
+
 # -- precedence --------------------------------------------------------------------------------------------------
 
 
@@ -132,6 +139,55 @@ def test_one_key_of_a_system_can_be_set_from_outside(monkeypatch: pytest.MonkeyP
     assert system == VELIB.model_copy(update={"every": timedelta(seconds=60)})
 
 
+@pytest.mark.parametrize("content", [None, "log_level: ERROR\n", "systems:\n"])
+def test_variables_are_merged_into_the_built_in_system(content: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    if content:
+        write(content)
+    monkeypatch.setenv("VELIB_SYSTEMS__VELIB__EVERY", "60s")
+    monkeypatch.setenv("VELIB_SYSTEMS__VELIB__HEADERS__X_KEY", "1234")
+    expected = VELIB.model_copy(update={"every": timedelta(seconds=60), "headers": {"x_key": "1234"}})
+    assert load_settings().systems == {"velib": expected}
+
+
+def test_a_file_that_names_systems_has_no_built_in_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    write({"systems": {"lyon": {"url": "https://feed.example/gbfs.json"}}})
+    assert list(load_settings().systems) == ["lyon"]
+    monkeypatch.setenv("VELIB_SYSTEMS__VELIB__EVERY", "60s")
+    assert refusal() == (
+        "config/config.yaml: systems.velib.url is missing (environment: VELIB_SYSTEMS__VELIB__EVERY belongs to it)"
+    )
+
+
+def test_names_of_variables_are_read_in_any_case(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("velib_collector__every", "60s")
+    assert load_settings().collector.every == timedelta(seconds=60)
+    monkeypatch.setenv("velib_collector__every", "often")
+    assert "environment: velib_collector__every: found 'often'; " in refusal()
+    monkeypatch.setenv("velib_colector__every", "60s")
+    assert refusal() == "environment: unknown variable velib_colector__every; did you mean 'collector'?"
+
+
+def test_an_empty_variable_counts_as_unset(monkeypatch: pytest.MonkeyPatch) -> None:
+    write({"log_level": "ERROR", "collector": {"attempts": 5}})
+    write("VELIB_COLLECTOR__EVERY=60s\nDB_HOST=db.example\n", ".env")
+    monkeypatch.setenv("DB_PASSWORD", "hunter2")
+    for name in ("VELIB_COLLECTOR", "VELIB_COLLECTOR__EVERY", "VELIB_COLLECTOR__ATTEMPTS", "VELIB_ARCHIVE__RETENTION"):
+        monkeypatch.setenv(name, "")
+    for name in ("LOG_LEVEL", "VELIB_LOG_LEVEL", "DATABASE_URL", "DB_HOST", "DB_PORT", "DB_USER", "DB_NAME"):
+        monkeypatch.setenv(name, "")
+    settings = load_settings()
+    assert (settings.log_level, settings.collector.attempts) == ("ERROR", 5)
+    assert settings.collector.every == timedelta(seconds=60), "an empty variable does not hide that of .env"
+    assert settings.database_url == "postgresql://velib_user:hunter2@db.example:5432/velib"
+
+
+def test_variables_of_the_test_suite_are_no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in NO_SETTINGS:
+        monkeypatch.setenv(name, "postgresql://postgres@localhost/postgres")
+    assert "VELIB_TEST_POSTGRES" in NO_SETTINGS
+    assert load_settings() == Settings()
+
+
 @pytest.mark.parametrize(("text", "level"), [("debug", "DEBUG"), ("WARNING", "WARNING")])
 def test_log_level_is_read_from_its_plain_name(text: str, level: str, monkeypatch: pytest.MonkeyPatch) -> None:
     write({"log_level": "ERROR"})
@@ -149,6 +205,16 @@ def test_the_database_is_chosen_in_the_documented_order(monkeypatch: pytest.Monk
     monkeypatch.setenv("DATABASE_URL", "postgresql://a:b@host/name")
     assert load_settings().database_url == "postgresql://a:b@host/name"
     assert load_settings(db="sqlite:///given.db").database_url == "sqlite:///given.db"
+
+
+def test_the_embedded_database_lies_in_the_data_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert load_settings(write({"data_dir": "elsewhere"})).database_url == "sqlite:///elsewhere/velib.db"
+    monkeypatch.setenv("VELIB_DATA_DIR", "/x")
+    settings = load_settings(SHIPPED)
+    assert settings.raw_dir == Path("/x/raw")
+    assert make_url(settings.database_url).database == "/x/velib.db"
+    monkeypatch.setenv("VELIB_DATABASE_URL", "sqlite:///y.db")
+    assert load_settings(SHIPPED).database_url == "sqlite:///y.db"
 
 
 def test_a_password_may_hold_any_character(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -199,7 +265,8 @@ def test_a_wrong_value_of_any_key_is_named_with_what_was_found(path: str, key: s
     write(nested(path, key, [["wrong"]]))
     message = refusal()
     where = f"{path}.{key}" if path else key
-    assert f"config/config.yaml: {where}: found [['wrong']]; " in message
+    assert message.startswith(f"config/config.yaml: {where}: found list; ")
+    assert len(message.splitlines()) == 1
 
 
 @pytest.mark.parametrize(
@@ -210,6 +277,11 @@ def test_a_wrong_value_of_any_key_is_named_with_what_was_found(path: str, key: s
         ({"collector": {"every": "15 minutes"}}, ["collector.every", "'15 minutes'", "15m"]),
         ({"collector": {"every": "0s"}}, ["collector.every", "'0s'", "positive"]),
         ({"collector": {"every": -5}}, ["collector.every", "-5", "positive"]),
+        ({"collector": {"every": 60}}, ["collector.every", "found 60", "write a positive one such as 60s"]),
+        ({"collector": {"lead": 0.5}}, ["collector.lead", "found 0.5", "60s"]),
+        ({"archive": {"retention": True}}, ["archive.retention", "found True", "60s"]),
+        ({"systems": {"x": {"url": "u", "ttl": False}}}, ["systems.x.ttl", "found False", "60s"]),
+        ({"collector": {"every": "99999999999d"}}, ["collector.every", "too long", "60s"]),
         ({"collector": {"attempts": 0}}, ["collector.attempts", "found 0", "1"]),
         ({"collector": {"attempts": 11}}, ["collector.attempts", "found 11", "10"]),
         ({"collector": {"max_rejected": 1.5}}, ["collector.max_rejected", "1.5", "1"]),
@@ -245,6 +317,13 @@ def test_all_problems_are_told_at_once() -> None:
         ("VELIB_COLLECTOR__EVERY", "often", ["'often'", "15m"]),
         ("VELIB_LOG_FORMAT", "xml", ["'xml'", "'json'"]),
         ("VELIB_QQQQ", "1", ["unknown", "allowed: ", "log_level"]),
+        ("VELIB_LOG_FORMAT__QQQQ", "1", ["unknown"]),
+        ("VELIB_COLLECTOR", "abc", ["'abc'", "section"]),
+        ("VELIB_SYSTEMS", "abc", ["'abc'", "section"]),
+        ("VELIB_SYSTEMS__VELIB", "abc", ["'abc'", "section"]),
+        ("VELIB_SYSTEMS__VELIB__HEADERS", "abc", ["section"]),
+        ("VELIB_COLLECTOR__EVERY__QQQQ", "1m", ["60s"]),
+        ("LOG_LEVEL", "loud", ["'LOUD'", "'DEBUG'"]),
     ],
 )
 def test_a_wrong_variable_is_named(
@@ -255,17 +334,64 @@ def test_a_wrong_variable_is_named(
     else:
         monkeypatch.setenv(variable, value)
     message = refusal()
-    for part in ["environment: ", variable, *expected]:
+    assert message.startswith(f"{source}: ")
+    for part in [variable, *expected]:
         assert part in message
 
 
-def test_a_port_must_be_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("DB_PASSWORD", "hunter2")
-    monkeypatch.setenv("DB_PORT", "five")
+@pytest.mark.parametrize("port", ["five", "²", "-1", "0", "65536", "99999999", "5432 ", "9" * 5000])
+def test_a_port_must_be_one(port: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    write("DB_PASSWORD=hunter2\n", ".env")
+    monkeypatch.setenv("DB_PORT", port)
     message = refusal()
-    assert "DB_PORT is 'five'" in message
-    assert "5432" in message
+    assert f"environment: DB_PORT is {port!r}" in message
+    assert "65535" in message
     assert "hunter2" not in message
+
+
+@pytest.mark.parametrize("password", ["postgresql://me:hunter2@db/velib", "postgresql://db/velib?password=hunter2"])
+def test_a_password_is_taken_from_outside_only(password: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert load_settings(db=password).database_url == password
+    monkeypatch.setenv("VELIB_DATABASE_URL", password)
+    assert load_settings().database_url == password
+    write({"database_url": password})
+    message = refusal(db="sqlite:///given.db")  # also where another address is used: the file gets committed
+    assert message.startswith("config/config.yaml: database_url holds a password; ")
+    for part in ("DATABASE_URL", "DB_PASSWORD", "environment", ".env"):
+        assert part in message
+    assert "hunter2" not in message
+
+
+@pytest.mark.parametrize("source", ["environment", ".env"])
+@pytest.mark.parametrize("variable", ["DATABASE_URL", "VELIB_DATABASE_URL"])
+@pytest.mark.parametrize("url", ["mysql://me:hunter2@db/velib", "postgresql://me:hunter2@db:hunter2/velib"])
+def test_a_wrong_address_is_named(url: str, variable: str, source: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if source == ".env":
+        write(f"{variable}={url}\n", ".env")
+    else:
+        monkeypatch.setenv(variable, url)
+    message = refusal()
+    assert message.startswith(f"{source}: {variable}: ")
+    assert "hunter2" not in message
+    assert refusal(db="mysql://db/velib").startswith(("--db: ", f"{source}: {variable}: "))
+
+
+@pytest.mark.parametrize(
+    "systems",
+    [
+        {"x": {"url": "u", "headers": {"Authorization": ["hunter2"]}}},
+        {"x": {"url": "u", "headers": {"Authorization": 4711}}},
+        {"x": {"url": "u", "headers": "Authorization: hunter2"}},
+        {"x": {"url": "u", "headers": ["Authorization: hunter2"]}},
+        {"x": [{"url": "u", "headers": {"Authorization": "hunter2"}}]},
+        [{"id": "x", "headers": {"Authorization": "hunter2"}}],
+    ],
+)
+def test_no_header_is_repeated(systems: Any) -> None:
+    message = refusal(write({"systems": systems}))
+    assert "config/config.yaml: systems" in message
+    assert "hunter2" not in message
+    assert "4711" not in message
 
 
 @pytest.mark.parametrize("url", ["mysql://me:hunter2@host/velib", "nonsense hunter2", "", "velib.db"])
@@ -283,12 +409,29 @@ def test_only_the_two_engines_are_accepted_and_no_password_is_shown(url: str) ->
         ("collector: [", "not valid YAML"),
         ("- a\n- b\n", "found list"),
         ("just words\n", "found str"),
+        ("log_level: INFO\n'Authorization: hunter2", "line 2 is not valid YAML"),
+        ("since: 2024-13-01\n", "not valid YAML"),
+        ("1: x\n", "unknown key 1"),
+        ("true: x\n", "unknown key True"),
+        ("collector:\n  1: x\n", "collector.1"),
+        ("systems:\n  1:\n    url: u\n", "systems.1"),
     ],
 )
 def test_a_file_that_is_no_settings_file_is_named(content: str, expected: str) -> None:
     message = refusal(write(content, "mine.yaml"))
     assert message.startswith("mine.yaml")
     assert expected in message
+    assert "hunter2" not in message
+
+
+def test_a_file_that_cannot_be_read_is_named() -> None:
+    latin = Path("latin.yaml")
+    latin.write_bytes("name: Vélib'".encode("latin-1"))
+    assert refusal(latin).startswith("latin.yaml is not UTF-8 text")
+    Path("folder").mkdir()
+    assert refusal(Path("folder")) == "folder cannot be read: Is a directory"
+    latin.rename(".env")
+    assert refusal().startswith(".env is not UTF-8 text")
 
 
 def test_a_file_that_was_asked_for_must_exist() -> None:

@@ -79,6 +79,11 @@ def test_durations_are_read_in_both_forms(text: str, seconds: float) -> None:
         "15m\n15m",
         "1e3s",
         "∞",
+        "²s",
+        "0.0000001s",  # no whole microsecond
+        "PT0.0000001S",
+        "99999999999d",  # longer than a timedelta can be
+        "9" * 400 + "s",  # longer than a float can be
     ],
 )
 def test_other_durations_are_refused_by_name(text: str) -> None:
@@ -141,6 +146,13 @@ def test_a_time_without_offset_is_refused_with_a_proposal(text: str) -> None:
 def test_what_is_no_time_is_refused(text: str) -> None:
     with pytest.raises(UsageError, match="is not a time"):
         parse_time(text)
+
+
+@pytest.mark.parametrize("text", ["0001-01-01T00:00:00+01:00", "9999-12-31T23:59:59-01:00"])
+def test_a_time_outside_the_calendar_in_utc_is_refused(text: str) -> None:
+    with pytest.raises(UsageError, match="years 1 to 9999") as caught:
+        parse_time(text)
+    assert text in str(caught.value)
 
 
 @given(instants)

@@ -1,7 +1,7 @@
 """`velib collect`, `velib replay`, `velib prune`: the live half of the data."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from datetime import timedelta
 
     from velib_predictor.config.config import Settings, SystemSettings
+    from velib_predictor.data.checks import LedgerEntry
+    from velib_predictor.data.database import Database
+    from velib_predictor.data.raw import RawPoll
 
 
 def collect(
@@ -45,12 +48,12 @@ def collect(
     settings = start(config, db)
     period = parse_duration(every) if every else None
     systems = chosen_systems(settings, system or [], url)
-    database = open_database(settings, create=True)
-    if once:
-        _collect_once(settings, database, systems, period, json)
-        return
-    with _stopped_by_signals() as (stop, interrupted):
-        run(settings, database, systems, stop, period)
+    with closing(open_database(settings, create=True)) as database:
+        if once:
+            _collect_once(settings, database, systems, period, json)
+            return
+        with _stopped_by_signals() as (stop, interrupted):
+            run(settings, database, systems, stop, period)
     if interrupted.is_set():
         raise typer.Exit(ExitCode.INTERRUPTED)
 
@@ -65,23 +68,11 @@ def replay(
     from velib_predictor.data.replay import replay as run
 
     settings = start(config, db)
-    database = open_database(settings, create=True)
     for path in raw:
         if not path.exists():
             raise UsageError(f"{path} does not exist")
-    if on_terminal():
-        from rich.progress import Progress, SpinnerColumn, TextColumn
-
-        with Progress(SpinnerColumn(), TextColumn("{task.completed} polls, at {task.description}")) as bar:
-            task = bar.add_task("the beginning", total=None)
-            counts = run(
-                database,
-                raw,
-                settings,
-                lambda poll, _: bar.update(task, advance=1, description=str(poll.polled_at)[:16]),
-            )
-    else:
-        counts = run(database, raw, settings)
+    with closing(open_database(settings, create=True)) as database, _poll_counter() as on_poll:
+        counts = run(database, raw, settings, on_poll)
     emit(counts, json, f"{counts['recorded']} polls stored, {counts['known']} were stored already")
 
 
@@ -94,7 +85,6 @@ def prune(db: Db = None, config: ConfigFile = None, json: Json = False) -> None:
     from velib_predictor.data.inventory import delete_rows_before
 
     settings = start(config, db)
-    database = open_database(settings)
     now = datetime.now(UTC)
     done = {"packed": 0, "deleted": 0, "rows": 0}
     for folder in sorted(settings.raw_dir.iterdir()) if settings.raw_dir.is_dir() else []:
@@ -103,7 +93,8 @@ def prune(db: Db = None, config: ConfigFile = None, json: Json = False) -> None:
             done["packed"] += counts["packed"]
             done["deleted"] += counts["deleted"]
     if settings.storage.retention:
-        done["rows"] = delete_rows_before(database, now - settings.storage.retention)
+        with closing(open_database(settings)) as database:
+            done["rows"] = delete_rows_before(database, now - settings.storage.retention)
     emit(done, json, f"{done['packed']} days packed, {done['deleted']} days and {done['rows']} rows deleted")
 
 
@@ -129,15 +120,17 @@ def chosen_systems(settings: "Settings", names: list[str], url: str | None) -> d
 
 
 def _collect_once(
-    settings: "Settings", database: object, systems: dict[str, "SystemSettings"], every: "timedelta | None", json: bool
+    settings: "Settings",
+    database: "Database",
+    systems: dict[str, "SystemSettings"],
+    every: "timedelta | None",
+    json: bool,
 ) -> None:
     from velib_predictor.data.collector import Collector
-    from velib_predictor.data.database import Database
     from velib_predictor.data.lock import single_instance
     from velib_predictor.data.snapshot import Outcome
     from velib_predictor.utils.temporal import format_time
 
-    assert isinstance(database, Database)  # noqa: S101 - for the type checker
     results, lines, worst = [], [], ExitCode.OK
     for system_id, system in systems.items():
         with single_instance(settings.raw_dir / system_id, system_id, database):
@@ -165,6 +158,21 @@ def _collect_once(
     emit(results[0] if len(results) == 1 else results, json, "\n".join(lines))
     if worst is not ExitCode.OK:
         raise typer.Exit(worst)
+
+
+@contextmanager
+def _poll_counter() -> "Iterator[Callable[[RawPoll, LedgerEntry | None], None]]":
+    """Counts polls on stderr where that is a terminal."""
+    if not on_terminal():
+        yield lambda _poll, _entry: None
+        return
+    from rich.console import Console
+    from rich.progress import Progress, SpinnerColumn, TextColumn
+
+    columns = (SpinnerColumn(), TextColumn("{task.completed} polls, at {task.description}"))
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("the beginning", total=None)
+        yield lambda poll, _entry: bar.update(task, advance=1, description=f"{poll.polled_at:%Y-%m-%d %H:%M}")
 
 
 @contextmanager

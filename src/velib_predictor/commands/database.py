@@ -1,5 +1,6 @@
 """`velib db`: create, migrate and inspect the database."""
 
+from contextlib import closing
 from typing import Any
 
 import typer
@@ -30,45 +31,50 @@ def status(db: Db = None, config: ConfigFile = None, json: Json = False) -> None
     from velib_predictor.utils.errors import ExitCode
 
     settings = start(config, db)
-    database = Database(settings.database_url)
-    revision, head = database.revision(), head_revision()
-    current = revision == head
-    data: dict[str, Any] = {"database": str(database), "revision": revision, "head": head, "current": current}
-    lines = [
-        f"{database}: schema {revision or 'not initialised'}" + ("" if current else f", this program needs {head}")
-    ]
-    if current:
-        found = state(database)
-        data["timescaledb"] = {"level": str(found.level), "version": found.version, "features": found.features}
-        lines.append(f"TimescaleDB: {found.level}" + (f" {found.version}" if found.version else ""))
-        lines += [f"  {name}: {value}" for name, value in found.features.items()]
-        data["systems"] = inventory(database)
-        for system in data["systems"]:
-            span = f", {system['first']} to {system['last']}" if system["rows"] else ""
-            lines.append(
-                f"{system['system_id']}: {system['stations']} stations, {system['rows']} rows{span}, "
-                f"{system['polls']} polls ({', '.join(f'{n} {o}' for o, n in system['outcomes'].items()) or 'none'})"
-            )
-    else:
-        lines.append("run `velib db upgrade`" if revision else "run `velib db init`")
+    head = head_revision()
+    with closing(Database(settings.database_url)) as database:
+        revision = database.revision() if database.exists() else None
+        current = revision == head
+        data: dict[str, Any] = {"database": str(database), "revision": revision, "head": head, "current": current}
+        if current:
+            found = state(database)
+            data["timescaledb"] = {"level": str(found.level), "version": found.version, "features": found.features}
+            data["systems"] = inventory(database)
+    lines = [f"{data['database']}: schema {revision or 'not initialised'}" + ("" if current else f", needed is {head}")]
+    lines += _described(data) if current else ["run `velib db upgrade`" if revision else "run `velib db init`"]
     emit(data, json, "\n".join(lines))
     if not current:
         raise typer.Exit(ExitCode.FAILURE)
 
 
 def _bring_up_to_date(db: str | None, config: Any, json: bool) -> None:
-    from velib_predictor.data.database import Database
+    from velib_predictor.data.database import Database, head_revision
     from velib_predictor.data.timescale import state
 
     settings = start(config, db)
-    database = Database(settings.database_url)
-    migrate(settings, database)
-    found = state(database)
+    with closing(Database(settings.database_url)) as database:
+        migrate(settings, database)
+        found = state(database)
     data = {
         "database": str(database),
-        "revision": database.revision(),
+        "revision": head_revision(),
         "timescaledb": {"level": str(found.level), "version": found.version, "features": found.features},
     }
     features = ", ".join(name for name, value in found.features.items() if value == "on")
     extra = f" with TimescaleDB {found.version} ({features})" if found.version else ""
     emit(data, json, f"{database} is at schema version {data['revision']}{extra}")
+
+
+def _described(data: dict[str, Any]) -> list[str]:
+    """TimescaleDB's features and each system, for people."""
+    found = data["timescaledb"]
+    lines = [f"TimescaleDB: {found['level']}" + (f" {found['version']}" if found["version"] else "")]
+    lines += [f"  {name}: {value}" for name, value in found["features"].items()]
+    for system in data["systems"]:
+        span = f", {system['first']} to {system['last']}" if system["rows"] else ""
+        outcomes = ", ".join(f"{count} {outcome}" for outcome, count in system["outcomes"].items())
+        lines.append(
+            f"{system['system_id']}: {system['stations']} stations, {system['rows']} rows{span}, "
+            f"{system['polls']} polls" + (f" ({outcomes})" if outcomes else "")
+        )
+    return lines

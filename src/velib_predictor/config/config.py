@@ -1,12 +1,13 @@
 """The one validated `Settings`: defaults, then `config/config.yaml`, then `.env`, then the environment.
 
 Nothing else in the package reads a settings file or an environment variable. Secrets (DATABASE_URL with a
-password, DB_PASSWORD) are taken from the environment or `.env` only.
+password, DB_PASSWORD) are taken from the environment or `.env` only. An empty variable counts as unset: Compose
+passes on those that nobody has set.
 """
 
-import difflib
 import os
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -19,16 +20,19 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from sqlalchemy import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
+from velib_predictor.config.explain import ENV_PREFIX, Variable, explain, explain_unknown, place
 from velib_predictor.utils.errors import SettingsError, UsageError
-from velib_predictor.utils.temporal import parse_duration
+from velib_predictor.utils.temporal import DURATION_FORM, parse_duration
 
 DEFAULT_FILE = Path("config/config.yaml")
-ENV_PREFIX = "VELIB_"
+ENV_FILE = Path(".env")
 
 
-def _duration(value: Any) -> Any:
-    if not isinstance(value, str):
+def _duration(value: Any) -> timedelta:
+    if isinstance(value, timedelta):
         return value
+    if not isinstance(value, str):  # of a bare number nobody knows whether it means seconds or minutes
+        raise ValueError(f"a duration is text with a unit; {DURATION_FORM}")
     try:
         return parse_duration(value)
     except UsageError as error:
@@ -64,7 +68,8 @@ class CollectorSettings(_Section):
     every: Duration = timedelta(minutes=15)
     """Time between polls of a system, on UTC-aligned ticks. 60s is recommended where disk allows."""
     lead: Duration = timedelta(seconds=15)
-    """How long before the aligned tick a poll starts, so that its answer is known at the tick (at most every/4)."""
+    """How long before the aligned tick a poll starts, so that its answer is known at the tick; at most a quarter
+    of `every` is used."""
     information_every: Duration = timedelta(hours=1)
     """Time between fetches of station information, system information and vehicle types."""
     connect_timeout: Duration = timedelta(seconds=5)
@@ -77,12 +82,14 @@ class CollectorSettings(_Section):
     """Tries a document gets within one tick (connection errors, time-outs, 429, 5xx)."""
     max_body_mb: Annotated[int, Field(ge=1, le=1024)] = 32
     """A longer body is cut off and the poll fails."""
-    user_agent: str = "velib-predictor/0.1 (+https://github.com/velib-predictor; open bike-share forecasts)"
-    """Who is asking, for the operator's log: name/version (+address; contact)."""
+    user_agent: str = "velib-predictor/0.1 (bike-share forecasts; collector)"
+    """Who is asking, for the operator's log. Name yourself and an address: operators block nameless agents."""
     max_rejected: Fraction = 0.10
     """A snapshot with a larger share of unreadable stations is quarantined."""
     max_lost: Fraction = 0.20
     """A snapshot whose station count fell by more, against the median of the last day, is quarantined."""
+    frozen_after: Duration = timedelta(minutes=15)
+    """A feed must be silent for at least this long to count as frozen (and the silence must be improbable)."""
     missing_after: Duration = timedelta(hours=3)
     """A station absent from station information for longer has vanished: its last version is closed."""
 
@@ -157,13 +164,22 @@ VELIB = SystemSettings(
 )
 
 
+def _embedded_database(settings: dict[str, Any]) -> str:
+    return f"sqlite:///{(settings['data_dir'] / 'velib.db').as_posix()}"
+
+
 class Settings(BaseSettings):
-    """All settings. Each can be set in the file, or as VELIB_<SECTION>__<KEY> in the environment."""
+    """All settings. Each can be set in the file, or as VELIB_<SECTION>__<KEY> in the environment.
+
+    Names of variables say nothing about case, so a system whose id has capitals can be set in the file only.
+    """
 
     model_config = SettingsConfigDict(
         env_prefix=ENV_PREFIX,
         env_nested_delimiter="__",
-        env_file=".env",
+        env_file=ENV_FILE,
+        env_ignore_empty=True,
+        enable_decoding=False,  # no JSON in variables: VELIB_COLLECTOR=abc is a wrong value like any other
         extra="ignore",  # `.env` also holds DB_PASSWORD and the like; unknown keys of ours are refused below
         frozen=True,
         use_attribute_docstrings=True,
@@ -171,8 +187,9 @@ class Settings(BaseSettings):
 
     data_dir: Path = Path("data")
     """Where the embedded database and the raw archive live."""
-    database_url: str = "sqlite:///data/velib.db"
-    """SQLAlchemy address without a password; DATABASE_URL or DB_* in the environment come first."""
+    database_url: str = Field(default_factory=_embedded_database)
+    """SQLAlchemy address, without a password in the file; DATABASE_URL or DB_* in the environment come first. Empty
+    is velib.db in `data_dir`."""
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     """Least severe message that is logged."""
     log_format: Literal["auto", "console", "json"] = "auto"
@@ -186,11 +203,11 @@ class Settings(BaseSettings):
     @classmethod
     def settings_customise_sources(
         cls,
-        settings_cls: type[BaseSettings],
+        settings_cls: type[BaseSettings],  # noqa: ARG003 - pydantic-settings calls it with all of them
         init_settings: PydanticBaseSettingsSource,
         env_settings: PydanticBaseSettingsSource,
         dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - as above
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         return env_settings, dotenv_settings, init_settings
 
@@ -222,106 +239,95 @@ def load_settings(file: Path | None = None, *, db: str | None = None) -> Setting
         SettingsError: a key is unknown or a value not allowed; the message names file, key, value and what is.
     """
     path = file or DEFAULT_FILE
-    if file and not file.exists():
-        raise SettingsError(f"the settings file {file} does not exist")
-    in_file = _read_yaml(path) if path.exists() else {}
-    environ = {**{key: value for key, value in dotenv_values(".env").items() if value}, **os.environ}
-    _refuse_unknown_keys(in_file, environ, path)
-    if level := environ.get("LOG_LEVEL"):
-        in_file["log_level"] = level.upper()
+    in_file = _read_yaml(path, required=file is not None)
+    variables = _read_variables()
+    if unknown := explain_unknown(in_file, Settings, path, variables):
+        raise SettingsError(unknown)
+    if isinstance(url := in_file.get("database_url"), str):
+        _check_database_url(url, f"{path}: database_url", password_allowed=False)
+    if level := variables.get("LOG_LEVEL"):
+        in_file["log_level"] = level.value.upper()
+    # Not left to the default: variables are merged into what is given here.
+    in_file.setdefault("systems", {"velib": VELIB.model_dump(exclude_unset=True)})
     try:
         settings = Settings(**in_file)
     except ValidationError as error:
-        raise SettingsError(_explain(error, path, environ)) from None
-    if url := db or _database_url(environ):
+        raise SettingsError(explain(error, Settings, path, variables)) from None
+    _check_database_url(settings.database_url, place(["database_url"], path, variables))
+    if url := db or _database_url(variables):
+        _check_database_url(url, "--db" if db else str(variables.get("DATABASE_URL", "DB_*")))
         settings = settings.model_copy(update={"database_url": url})
-    _check_database_url(settings.database_url)
     return settings
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def _read_yaml(path: Path, *, required: bool) -> dict[str, Any]:
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
+    except FileNotFoundError:
+        if required:
+            raise SettingsError(f"the settings file {path} does not exist") from None
+        return {}
+    except OSError as error:
+        raise SettingsError(f"{path} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise SettingsError(f"{path} is not UTF-8 text (byte {error.start}); save it as UTF-8") from None
+    except yaml.MarkedYAMLError as error:  # its own text quotes the line, which may hold a secret
+        line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise SettingsError(f"{path}{line} is not valid YAML: {error.problem}") from None
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date such as 2024-13-01
         raise SettingsError(f"{path} is not valid YAML: {error}") from None
     if content is None:
         return {}
     if not isinstance(content, dict):
         raise SettingsError(f"{path}: expected `key: value` lines, found {type(content).__name__}")
-    return content
+    return {key: value for key, value in content.items() if value is not None}
 
 
-def _refuse_unknown_keys(in_file: Mapping[str, Any], environ: Mapping[str, str], path: Path) -> None:
-    known = Settings.model_fields
-    problems = [f"{path}: unknown key {key!r}{_did_you_mean(key, known)}" for key in in_file if key not in known]
-    for variable in environ:
-        if variable.startswith(ENV_PREFIX):
-            key = variable.removeprefix(ENV_PREFIX).split("__")[0].lower()
-            if key not in known:
-                problems.append(f"environment: unknown variable {variable}{_did_you_mean(key, known)}")
-    if problems:
-        raise SettingsError("\n".join(problems))
+def _read_variables() -> dict[str, Variable]:
+    """What is set outside, by name; ours in upper case, because pydantic-settings takes them in any."""
+    try:
+        in_env_file = dotenv_values(ENV_FILE)
+    except OSError as error:
+        raise SettingsError(f"{ENV_FILE} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise SettingsError(f"{ENV_FILE} is not UTF-8 text (byte {error.start}); save it as UTF-8") from None
+    found = {}
+    for source, values in ((str(ENV_FILE), in_env_file), ("environment", os.environ)):
+        for name, value in values.items():
+            if value:
+                ours = name.upper().startswith(ENV_PREFIX)
+                found[name.upper() if ours else name] = Variable(source, name, value)
+    return found
 
 
-def _database_url(environ: Mapping[str, str]) -> str | None:
-    if url := environ.get("DATABASE_URL"):
+def _database_url(variables: Mapping[str, Variable]) -> str | None:
+    values = {name: variable.value for name, variable in variables.items()}
+    if url := values.get("DATABASE_URL"):
         return url
-    if not (password := environ.get("DB_PASSWORD")):
+    if not (password := values.get("DB_PASSWORD")):
         return None
-    port = environ.get("DB_PORT", "5432")
-    if not port.isdigit():
-        raise SettingsError(f"environment: DB_PORT is {port!r}; expected a number such as 5432")
+    port = values.get("DB_PORT", "5432")
+    if not (re.fullmatch("[0-9]{1,5}", port) and 1 <= int(port) <= 65_535):
+        raise SettingsError(f"{variables['DB_PORT']} is {port!r}; expected a number from 1 to 65535 such as 5432")
     return URL.create(
         "postgresql",
-        username=environ.get("DB_USER", "velib_user"),
+        username=values.get("DB_USER", "velib_user"),
         password=password,
-        host=environ.get("DB_HOST", "localhost"),
+        host=values.get("DB_HOST", "localhost"),
         port=int(port),
-        database=environ.get("DB_NAME", "velib"),
+        database=values.get("DB_NAME", "velib"),
     ).render_as_string(hide_password=False)
 
 
-def _check_database_url(url: str) -> None:
+def _check_database_url(url: str, where: str, *, password_allowed: bool = True) -> None:
     expected = "expected sqlite:///data/velib.db or postgresql://user:password@host:5432/name"
     try:
         parsed = make_url(url)
-    except ArgumentError:
-        raise SettingsError(f"the database address cannot be read; {expected}") from None
+    except (ArgumentError, ValueError):  # ValueError: the port is no number
+        raise SettingsError(f"{where}: the database address cannot be read; {expected}") from None
     if parsed.get_backend_name() not in ("sqlite", "postgresql"):
-        raise SettingsError(f"the database address starts with {parsed.drivername!r}; {expected}")
-
-
-def _explain(error: ValidationError, path: Path, environ: Mapping[str, str]) -> str:
-    lines = []
-    for problem in error.errors():
-        loc = [str(part) for part in problem["loc"]]
-        variable = ENV_PREFIX + "__".join(loc).upper()
-        where = f"environment: {variable}" if variable in environ else f"{path}: {'.'.join(loc)}"
-        if problem["type"] == "extra_forbidden":
-            lines.append(f"{where} is unknown{_did_you_mean(loc[-1], _siblings(loc))}")
-        elif problem["type"] == "missing":
-            lines.append(f"{where} is missing")
-        else:
-            message = problem["msg"].removeprefix("Value error, ")
-            lines.append(f"{where}: found {problem['input']!r}; {message[0].lower()}{message[1:]}")
-    return "\n".join(lines)
-
-
-def _siblings(loc: Sequence[str]) -> Sequence[str]:
-    """The keys that are allowed where `loc` stands."""
-    model: type[BaseModel] = Settings
-    for part in loc[:-1]:
-        field = model.model_fields.get(part)
-        if field is not None and isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            model = field.annotation
-        elif part == "fallback":
-            model = FallbackSettings
-        else:
-            model = SystemSettings
-    return list(model.model_fields)
-
-
-def _did_you_mean(key: str, allowed: Mapping[str, Any] | Sequence[str]) -> str:
-    names = list(allowed)
-    close = difflib.get_close_matches(key, names, n=1)
-    return f"; did you mean {close[0]!r}?" if close else f"; allowed: {', '.join(names)}"
+        raise SettingsError(f"{where}: the database address starts with {parsed.drivername!r}; {expected}")
+    if not password_allowed and (parsed.password or "password" in parsed.query):
+        raise SettingsError(
+            f"{where} holds a password; put it into DATABASE_URL or DB_PASSWORD in the environment or .env"
+        )

@@ -29,7 +29,7 @@ from velib_predictor.utils.temporal import format_duration, format_time, next_al
 _LONGEST_TTL = timedelta(minutes=5)  # GBFS: real-time files must not be older, so a longer ttl is a mistake
 _LONGEST_BACKOFF = timedelta(minutes=10)
 _FAILURES_BEFORE_BACKOFF = 5
-_MOST_MISSED_ROWS = 100
+_MOST_MISSED_ROWS = 10  # writing them takes time, too; more become one row that counts them
 _log = get_logger(__name__)
 
 

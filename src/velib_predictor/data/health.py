@@ -58,7 +58,7 @@ def examine(settings: Settings, systems: dict[str, SystemSettings], *, feeds: bo
     database = Database(settings.database_url)
     try:
         yield _database(database)
-        usable = database.revision() == head_revision()
+        usable = database.exists() and database.revision() == head_revision()
     except VelibError as error:
         yield Finding("database", Severity.FAILED, str(error))
         usable = False
@@ -102,7 +102,7 @@ def _disk(settings: Settings) -> Finding:
 
 
 def _database(database: Database) -> Finding:
-    revision = database.revision()
+    revision = database.revision() if database.exists() else None
     if revision is None:
         return Finding("database", Severity.NOTE, f"{database} is not initialised yet; `velib db init` does it")
     if revision != head_revision():

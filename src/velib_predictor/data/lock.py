@@ -44,6 +44,7 @@ def single_instance(folder: Path, system_id: str, database: Database) -> Iterato
         file.flush()
         if database.dialect == "postgresql":
             connection = stack.enter_context(database.engine.connect()).execution_options(isolation_level="AUTOCOMMIT")
+            connection.detach()  # closed at the end, not given back to the pool: the lock lives as long as the session
             # hashtext() gives every program the same number for the same name
             lock = text("SELECT pg_try_advisory_lock(:namespace, hashtext(:system_id))")
             if not connection.execute(lock, {"namespace": _NAMESPACE, "system_id": system_id}).scalar_one():

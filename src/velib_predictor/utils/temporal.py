@@ -7,6 +7,7 @@ from velib_predictor.utils.errors import UsageError
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MICROSECOND = timedelta(microseconds=1)
+DURATION_FORM = "write a positive one such as 60s, 15m, 1h, 7d or PT15M"
 
 _UNITS = {"d": 86_400.0, "h": 3_600.0, "m": 60.0, "s": 1.0}
 _SHORT = re.compile(
@@ -18,17 +19,21 @@ _ISO = re.compile(
 
 
 def parse_duration(text: str) -> timedelta:
-    """Read `15m`, `1h30m`, `90s`, `7d` or ISO 8601 `PT15M`. The result is positive.
+    """Read `15m`, `1h30m`, `90s`, `7d` or ISO 8601 `PT15M`, to the microsecond. The result is positive.
 
     Raises:
-        UsageError: `text` is in neither form, or is zero.
+        UsageError: `text` is in neither form, rounds to zero, or is longer than Python can count.
     """
     stripped = text.strip()
     match = _SHORT.fullmatch(stripped) or _ISO.fullmatch(stripped)
     seconds = sum(_UNITS[unit] * float(value) for unit, value in match.groupdict().items() if value) if match else 0.0
-    if seconds <= 0:
-        raise UsageError(f"{text!r} is not a duration; write a positive one such as 90s, 15m, 1h, 7d or PT15M")
-    return timedelta(seconds=seconds)
+    try:
+        duration = timedelta(seconds=seconds)
+    except OverflowError:
+        raise UsageError(f"{text!r} is too long for a duration; {DURATION_FORM}") from None
+    if duration <= timedelta(0):
+        raise UsageError(f"{text!r} is not a duration; {DURATION_FORM}")
+    return duration
 
 
 def format_duration(duration: timedelta) -> str:
@@ -48,7 +53,8 @@ def parse_time(text: str) -> datetime:
     """Read an RFC 3339 time with an offset (`2024-11-05T08:10:00+01:00`, `...Z`) as UTC.
 
     Raises:
-        UsageError: `text` is no time, or has no offset: local times are ambiguous twice a year.
+        UsageError: `text` is no time, leaves the years 1 to 9999 in UTC, or has no offset: local times are
+            ambiguous twice a year.
     """
     try:
         value = datetime.fromisoformat(text.strip())
@@ -60,7 +66,10 @@ def parse_time(text: str) -> datetime:
         raise UsageError(
             f"the time {text!r} has no offset from UTC; add one, such as {text.strip()}Z or {text.strip()}+01:00"
         )
-    return value.astimezone(UTC)
+    try:
+        return value.astimezone(UTC)
+    except OverflowError:
+        raise UsageError(f"the time {text!r} lies outside the years 1 to 9999 in UTC") from None
 
 
 def to_micros(value: datetime) -> int:

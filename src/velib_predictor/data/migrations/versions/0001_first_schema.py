@@ -76,7 +76,8 @@ def upgrade() -> None:
             "outcome",
             sa.String(),
             nullable=False,
-            comment="ok, not_modified (both: stations without a row are unchanged), frozen, quarantined, failed, missed",
+            comment="ok, not_modified (both: stations without a row are unchanged), "
+            "frozen, quarantined, failed, missed",
         ),
         sa.Column("stations", sa.Integer(), nullable=False, comment="stations read in the answer"),
         sa.Column("changed", sa.Integer(), nullable=False, comment="stations whose value changed or became unknown"),

@@ -1,0 +1,119 @@
+"""`velib import` and `velib export`: history in, tidy files out."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from velib_predictor.commands.output import ConfigFile, Db, Json, emit, on_terminal, open_database
+from velib_predictor.commands.output import start as read_settings
+
+if TYPE_CHECKING:
+    from velib_predictor.data.database import Database
+    from velib_predictor.data.importer import Progress
+
+SystemId = Annotated[str, typer.Option("--system", help="Name of the system, such as velib.")]
+
+
+class What(StrEnum):
+    """What can be exported."""
+
+    STATUS = "status"
+    STATIONS = "stations"
+    POLLS = "polls"
+    FORECASTS = "forecasts"
+
+
+def import_(
+    system: SystemId,
+    status: Annotated[list[Path], typer.Option("--status", help="Status file (.parquet, .csv); may be repeated.")],
+    more_status: Annotated[list[Path] | None, typer.Argument(metavar="[FILE]...", help="More status files.")] = None,
+    stations: Annotated[
+        Path | None, typer.Option("--stations", help="Stations file; not needed where the database has them.")
+    ] = None,
+    polls: Annotated[Path | None, typer.Option("--polls", help="Poll ledger that goes with the status files.")] = None,
+    timezone: Annotated[str | None, typer.Option("--timezone", help="IANA zone, such as Europe/Paris.")] = None,
+    licence: Annotated[str | None, typer.Option("--licence", help="Licence of the data.")] = None,
+    db: Db = None,
+    config: ConfigFile = None,
+    as_json: Json = False,
+) -> None:
+    """Import history files into the database. Repeat it after an interruption: it goes on where it stopped."""
+    from velib_predictor.data.importer import import_history
+
+    files = [*status, *(more_status or [])]
+    with _database(db, config, create=True) as database, _progress() as progress:
+        report = import_history(
+            database, system, stations, files, polls, timezone=timezone, licence=licence, progress=progress
+        )
+    for warning in report.warnings:
+        sys.stderr.write(f"warning: {warning}\n")
+    emit(
+        report.as_dict(),
+        as_json,
+        f"{report.rows_read} rows read: {report.rows_stored} stored, {report.rows_already_there} already there, "
+        f"{report.rows_duplicate} duplicates, {report.rows_contradicting} contradict stored ones\n"
+        f"{report.stations_new} new stations, {report.stations_known} known ones; {report.polls_stored} polls stored",
+    )
+
+
+def export(
+    what: Annotated[What, typer.Argument(help="What to write.")],
+    system: SystemId,
+    out: Annotated[Path, typer.Option("--out", help="File to write; .parquet or .csv.")],
+    start: Annotated[str | None, typer.Option("--from", metavar="T", help="First moment, with its offset.")] = None,
+    end: Annotated[str | None, typer.Option("--to", metavar="T", help="First moment that is left out.")] = None,
+    grid: Annotated[
+        str | None, typer.Option("--grid", metavar="STEP", help="Every station at every tick, e.g. 15m.")
+    ] = None,
+    tolerance: Annotated[
+        str | None,
+        typer.Option("--tolerance", metavar="AGE", help="Oldest value that a tick takes; the step if not given."),
+    ] = None,
+    db: Db = None,
+    config: ConfigFile = None,
+    as_json: Json = False,
+) -> None:
+    """Write stored rows, or with --grid a full grid, to a file that `velib import` reads."""
+    from velib_predictor.data.exporter import export as write
+    from velib_predictor.utils.temporal import parse_duration, parse_time
+
+    with _database(db, config) as database:
+        report = write(
+            database,
+            what.value,
+            system,
+            parse_time(start) if start else None,
+            parse_time(end) if end else None,
+            out,
+            grid=parse_duration(grid) if grid else None,
+            tolerance=parse_duration(tolerance) if tolerance else None,
+        )
+    emit(report.as_dict(), as_json, f"{report.rows} rows written to {out}")
+
+
+@contextmanager
+def _database(db: str | None, config: Path | None, *, create: bool = False) -> "Iterator[Database]":
+    database = open_database(read_settings(config, db), create=create)
+    try:
+        yield database
+    finally:
+        database.close()
+
+
+@contextmanager
+def _progress() -> "Iterator[Progress | None]":
+    """A bar on stderr where that is a terminal."""
+    if not on_terminal():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import Progress as Bar
+
+    with Bar(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("", total=None)
+        yield lambda phase, done, total: bar.update(task, description=phase, completed=done, total=total)

@@ -1,0 +1,182 @@
+"""The command line: exit codes, JSON on stdout, plain sentences on stderr. Feeds are real HTTP on loopback."""
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from tests.test_data import feeds
+from tests.test_data.feedserver import FeedServer
+from velib_predictor.cli import main
+
+
+class Result(NamedTuple):
+    """What a command did."""
+
+    code: int
+    output: str
+    errors: str
+
+    @property
+    def data(self) -> Any:
+        """Its JSON document."""
+        return json.loads(self.output)
+
+
+Velib = Callable[..., Result]
+
+
+@pytest.fixture
+def velib(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Velib:
+    """Runs `velib ...` in this process, in an empty folder."""
+
+    def run(*arguments: object) -> Result:
+        monkeypatch.setattr(sys, "argv", ["velib", *map(str, arguments)])
+        capfd.readouterr()
+        try:
+            main()
+            code = 0
+        except SystemExit as end:
+            code = int(end.code or 0)
+        output, errors = capfd.readouterr()
+        assert "Traceback" not in errors
+        return Result(code, output, errors)
+
+    return run
+
+
+@pytest.fixture
+def server() -> Iterator[FeedServer]:
+    names = ["station_status", "station_information", "system_information"]
+    with FeedServer() as server:
+        server.serve("/gbfs.json", feeds.discovery("2.3", server.url, names))
+        server.serve("/system_information.json", feeds.system("2.3"))
+        server.serve("/station_information.json", feeds.information("2.3", [feeds.described("2.3", n) for n in "abc"]))
+        server.serve("/station_status.json", feeds.status("2.3", [feeds.station("2.3", n, 4, 16) for n in "abc"]))
+        yield server
+
+
+def test_no_command_and_unknown_command_and_option_are_usage_errors(velib: Velib) -> None:
+    assert velib("--help").code == 0
+    assert velib("--version").output.startswith("velib 0.")
+    assert velib("fly").code == 2
+    assert velib("collect", "--evry", "60s").code == 2
+
+
+def test_a_wrong_setting_is_a_usage_error_that_names_it(velib: Velib, tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("collector: {evry: 60s}\n")
+    result = velib("db", "status", "--config", file)
+    assert result.code == 2
+    assert "mine.yaml" in result.errors
+    assert "'every'" in result.errors
+
+
+def test_database_lifecycle(velib: Velib, database_url: str, tmp_path: Path) -> None:
+    fresh = f"sqlite:///{tmp_path}/sub/new.db"
+    before = velib("db", "status", "--db", fresh, "--json")
+    assert before.code == 1
+    assert velib("db", "init", "--db", fresh).code == 0
+    assert velib("db", "upgrade", "--db", fresh).code == 0
+    for url in (fresh, database_url):
+        status = velib("db", "status", "--db", url, "--json")
+        assert status.code == 0
+        assert status.data["current"]
+        assert status.data["systems"] == []
+    assert velib("db", "status", "--db", database_url).code == 0
+
+
+def test_an_uninitialised_or_newer_database_is_refused_with_the_command_that_helps(
+    velib: Velib, tmp_path: Path
+) -> None:
+    import sqlite3
+
+    url = f"sqlite:///{tmp_path}/velib.db"
+    refused = velib("export", "status", "--system", "velib", "--out", "x.csv", "--db", url)
+    assert (refused.code, "velib db init" in refused.errors) == (1, True)
+    velib("db", "init", "--db", url)
+    with sqlite3.connect(tmp_path / "velib.db") as connection:
+        connection.execute("UPDATE alembic_version SET version_num = '9999'")
+    refused = velib("export", "status", "--system", "velib", "--out", "x.csv", "--db", url)
+    assert (refused.code, "9999" in refused.errors) == (1, True)
+
+
+def test_collect_once_stores_what_the_feed_says(velib: Velib, server: FeedServer, database_url: str) -> None:
+    asked = ("collect", "--once", "--system", "town", "--url", f"{server.url}/gbfs.json", "--db", database_url)
+    result = velib(*asked, "--json")
+    assert result.code == 0
+    assert {k: result.data[k] for k in ("outcome", "stations", "changed", "rejected")} == {
+        "outcome": "ok",
+        "stations": 3,
+        "changed": 3,
+        "rejected": 0,
+    }
+    assert velib(*asked).output.startswith("town: ok, 3 stations, 0 changed")
+    status = velib("db", "status", "--db", database_url, "--json").data["systems"][0]
+    assert (status["name"], status["stations"], status["rows"], status["polls"]) == ("Town Bikes", 3, 3, 2)
+    replayed = velib("replay", "data/raw", "--db", "sqlite:///again.db", "--json")
+    assert replayed.data == {"recorded": 2, "known": 0}
+    assert velib("prune", "--db", database_url, "--json").data == {"packed": 0, "deleted": 0, "rows": 0}
+
+
+def test_collect_once_says_degraded_and_unreachable_by_its_exit_code(velib: Velib, server: FeedServer) -> None:
+    asked = ("collect", "--once", "--system", "town", "--url", f"{server.url}/gbfs.json", "--json")
+    server.serve("/station_status.json", feeds.status("2.3", []))
+    result = velib(*asked)
+    assert (result.code, result.data["outcome"], result.data["detail"]) == (
+        3,
+        "quarantined",
+        "the station list is empty",
+    )
+    server.serve("/station_status.json", b"<html>challenge</html>")
+    assert velib(*asked).code == 4
+    server.remove("/station_status.json")
+    assert velib(*asked).code == 4
+
+
+def test_collect_refuses_what_cannot_be_meant(velib: Velib) -> None:
+    assert "there are: velib" in velib("collect", "--once", "--system", "oslo").errors
+    assert "--system" in velib("collect", "--once", "--url", "http://127.0.0.1/gbfs.json").errors
+    assert "no web address" in velib("collect", "--once", "--system", "x", "--url", "gbfs.json").errors
+    assert velib("collect", "--every", "15 minutes").code == 2
+
+
+def test_doctor_measures_how_late_last_reported_runs(velib: Velib, server: FeedServer) -> None:
+    asked = ("doctor", "--system", "town", "--url", f"{server.url}/gbfs.json", "--json")
+    findings = {finding["check"]: finding for finding in velib(*asked).data}
+    assert findings["town: feed"]["stations"] == 3
+    assert findings["town: last_reported"]["newest_s"] > 0
+    assert findings["database"]["severity"] == "note"
+    server.remove("/gbfs.json")
+    server.remove("/station_status.json")
+    assert velib(*asked).code == 4
+
+
+def test_doctor_measures_it_from_the_stored_rows_too(velib: Velib, server: FeedServer, database_url: str) -> None:
+    source = ("--system", "town", "--url", f"{server.url}/gbfs.json", "--db", database_url)
+    for bikes in (4, 5, 6):  # counts move, last_reported does not
+        stations = [feeds.station("2.3", name, bikes, 20 - bikes) for name in "abc"]
+        server.serve("/station_status.json", feeds.status("2.3", stations))
+        assert velib("collect", "--once", *source).code == 0
+    result = velib("doctor", "--offline", *source, "--json")
+    assert result.code == 0
+    findings = {finding["check"]: finding for finding in result.data}
+    assert findings["town: last_reported"]["changes"] == 6
+    assert findings["town: last_reported"]["silent_share"] == 1.0
+    assert findings["town: ledger"]["severity"] == "ok"
+
+
+def test_doctor_says_that_a_database_cannot_be_reached(velib: Velib) -> None:
+    result = velib("doctor", "--offline", "--db", "postgresql://nobody:secret@127.0.0.1:1/none")
+    assert result.code == 1
+    assert "is PostgreSQL running there" in result.output
+    assert "secret" not in result.output + result.errors
+
+
+def test_a_replay_of_no_archive_is_refused(velib: Velib, tmp_path: Path) -> None:
+    assert velib("replay", "nowhere").code == 2
+    (tmp_path / "empty").mkdir()
+    assert "is no raw archive" in velib("replay", "empty").errors
