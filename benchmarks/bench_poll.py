@@ -42,6 +42,9 @@ def payloads(stations: int, polls: int, moving: float) -> list[Payload]:
     """Status documents in Vélib's shape, in each of which a share of the stations has moved."""
     generator = random.Random(1)
     mechanical = [generator.randrange(20) for _ in range(stations)]
+    ids = generator.sample(range(10_000, 20_000_000_000), stations)
+    ebikes = [generator.randrange(10) for _ in range(stations)]
+    heard = [generator.randrange(600) for _ in range(stations)]  # last_reported moves about once an hour
     made = []
     for i in range(polls):
         at = START + timedelta(minutes=i)
@@ -49,16 +52,16 @@ def payloads(stations: int, polls: int, moving: float) -> list[Payload]:
             mechanical[j] = (mechanical[j] + 1) % 20
         records = [
             {
-                "station_id": 17_000_000_000 + j,
-                "num_bikes_available": n + 2,
-                "numBikesAvailable": n + 2,
-                "num_bikes_available_types": [{"mechanical": n}, {"ebike": 2}],
+                "station_id": ids[j],
+                "num_bikes_available": n + ebikes[j],
+                "numBikesAvailable": n + ebikes[j],
+                "num_bikes_available_types": [{"mechanical": n}, {"ebike": ebikes[j]}],
                 "num_docks_available": 28 - n,
                 "numDocksAvailable": 28 - n,
                 "is_installed": 1,
                 "is_returning": 1,
                 "is_renting": 1,
-                "last_reported": int(at.timestamp()) - 600,
+                "last_reported": int(START.timestamp()) + i // 60 * 3600 - heard[j],
                 "stationCode": str(1000 + j),
                 "station_opening_hours": None,
             }

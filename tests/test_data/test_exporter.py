@@ -1,5 +1,6 @@
 """Exports: the same bytes after a round trip, whole files or none, and what a grid says of gaps."""
 
+import json
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -10,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from sqlalchemy import insert
 
+from velib_predictor.cli import app
 from velib_predictor.data import exporter
 from velib_predictor.data.database import Database
 from velib_predictor.data.exporter import What, export
@@ -204,3 +206,34 @@ def test_what_cannot_be_meant_is_refused(filled: Database, tmp_path: Path) -> No
     with pytest.raises(UsageError, match="needs --grid"):
         export(filled, "status", "velib", None, None, out, tolerance=MINUTE)
     assert not out.exists()
+
+
+def test_the_command_line_takes_several_files_after_one_flag(
+    filled: Database, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    url, second = filled.url.render_as_string(hide_password=False), f"sqlite:///{tmp_path / 'cli.db'}"
+    split = (T0 + 60 * MINUTE).isoformat()
+    calls = [
+        ["export", "stations", "--system", "velib", "--out", "stations.csv", "--db", url],
+        ["export", "status", "--system", "velib", "--to", split, "--out", "1.csv", "--db", url],
+        ["export", "status", "--system", "velib", "--from", split, "--out", "2.csv", "--db", url],
+        [
+            "import",
+            "--system",
+            "velib",
+            "--stations",
+            "stations.csv",
+            "--status",
+            "1.csv",
+            "2.csv",
+            "--db",
+            second,
+            "--json",
+        ],
+    ]
+    for call in calls:
+        assert app(call, standalone_mode=False) is None
+    report = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert report["rows_stored"] == len(read_status(filled, "velib")) > 0
+    with pytest.raises(UsageError, match="has no offset"):
+        app(["export", "status", "--system", "velib", "--from", "2024-11-05", "--out", "x.csv"], standalone_mode=False)

@@ -82,17 +82,10 @@ def export(
     from velib_predictor.data.exporter import export as write
     from velib_predictor.utils.temporal import parse_duration, parse_time
 
+    first, last = parse_time(start) if start else None, parse_time(end) if end else None
+    step, oldest = parse_duration(grid) if grid else None, parse_duration(tolerance) if tolerance else None
     with _database(db, config) as database:
-        report = write(
-            database,
-            what.value,
-            system,
-            parse_time(start) if start else None,
-            parse_time(end) if end else None,
-            out,
-            grid=parse_duration(grid) if grid else None,
-            tolerance=parse_duration(tolerance) if tolerance else None,
-        )
+        report = write(database, what.value, system, first, last, out, grid=step, tolerance=oldest)
     emit(report.as_dict(), as_json, f"{report.rows} rows written to {out}")
 
 

@@ -66,7 +66,7 @@ class CollectorSettings(_Section):
     """How feeds are polled and what is believed of their answers."""
 
     every: Duration = timedelta(minutes=15)
-    """Time between polls of a system, on UTC-aligned ticks. 60s is recommended where disk allows."""
+    """Time between polls of a system, on UTC-aligned ticks. 60s is recommended: counts move every minute."""
     lead: Duration = timedelta(seconds=15)
     """How long before the aligned tick a poll starts, so that its answer is known at the tick; at most a quarter
     of `every` is used."""

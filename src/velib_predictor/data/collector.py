@@ -66,6 +66,7 @@ class Collector:
         self._store = Store(database, system_id, system, settings.collector)
         self._behind = True  # polls that were acknowledged but not stored before the last end
         self._ttl: timedelta | None = None
+        self._unknown: set[str] = set()
         self._failures = 0
         self._housekeeping: threading.Thread | None = None
         self._packed_until: datetime | None = None
@@ -115,8 +116,10 @@ class Collector:
         if isinstance(decoded, Snapshot):
             self._ttl = timedelta(seconds=decoded.ttl_s) if decoded.ttl_s else None
             described = {info.station_id for info in decoded.information}
-            if any(station.station_id not in described for station in decoded.stations):
+            unknown = {station.station_id for station in decoded.stations} - described
+            if unknown - self._unknown:  # once for each newcomer: some feeds never describe all (Bicing, 2023)
                 self._feed.information_due = True
+            self._unknown = unknown
         if entry.outcome is not Outcome.MISSED:
             self._failures = self._failures + 1 if entry.outcome is Outcome.FAILED else 0
         log = _log.info if entry.outcome.accepted else _log.warning

@@ -26,7 +26,7 @@ from velib_predictor.utils.temporal import EPOCH, MICROSECOND, from_micros
 Times = npt.NDArray[np.datetime64]
 What = Literal["status", "stations", "polls", "forecasts"]
 _GROUP_ROWS = 500_000  # read at a time
-_FILE_ROWS = 131_072  # of one Parquet row group
+_FILE_ROWS = 524_288  # of one Parquet row group
 
 
 @dataclass(frozen=True)

@@ -62,8 +62,8 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     """All stations of one system at `fetched_at` (UTC).
 
     `stations` has one record a station (duplicates are resolved), in the feed's order. `rejected` holds one
-    sentence for each record that could not be read; `notes` what was repaired. `information` is empty
-    unless station information was fetched with this poll.
+    sentence for each record that could not be read; `notes` what was repaired. `information` is what was in force, be
+    it fetched with this poll or earlier: the identical object as long as it is the same document.
     """
 
     system_id: str

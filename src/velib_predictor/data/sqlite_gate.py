@@ -14,6 +14,8 @@ from typing import Literal
 
 from sqlalchemy import Engine
 
+from velib_predictor.utils.errors import VelibError
+
 Library = Literal["sqlite3", "adbc"]
 _PATIENCE_S = 60
 
@@ -32,11 +34,11 @@ class Gate:
         """Wait until no connection of the other library is open, and keep it out meanwhile.
 
         Raises:
-            TimeoutError: it did not get its turn; most likely `arrow()` is used inside `read()` or `write()`.
+            VelibError: it did not get its turn; most likely `arrow()` is used inside `read()` or `write()`.
         """
         with self._free:
             if not self._free.wait_for(lambda: not self._inside or self._library == library, _PATIENCE_S):
-                raise TimeoutError(f"waited {_PATIENCE_S} s for the other connections of this process to end")
+                raise VelibError(f"waited {_PATIENCE_S} s for this process's other connections to the database to end")
             if not self._inside and library == "adbc":
                 for engine in self.engines:
                     engine.dispose()  # pooled connections are open files, too
