@@ -11,6 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 from sqlalchemy import func, insert, select
 
+from tests.test_data.polls import raw_poll, snapshot
+from velib_predictor.config.config import CollectorSettings
 from velib_predictor.data import bulk, importer
 from velib_predictor.data.database import Database
 from velib_predictor.data.importer import HistoryError, ImportReport, import_history
@@ -18,6 +20,7 @@ from velib_predictor.data.preprocessor import read_status
 from velib_predictor.data.schema import ImportedFile, Poll, Station, StationStatus, System
 from velib_predictor.data.snapshot import StationInfo
 from velib_predictor.data.stations import StationBook, ensure_system
+from velib_predictor.data.store import Store
 from velib_predictor.utils.errors import UsageError
 from velib_predictor.utils.temporal import format_time
 
@@ -421,3 +424,33 @@ def test_stations_are_dated_by_the_earliest_row(database: Database, write: Write
     import_history(database, "velib", stations, [write([row("001", 0, 1)]), write([early], "early.csv")])
     with database.read() as connection:
         assert set(connection.execute(select(StationVersion.valid_from)).scalars()) == {T0 - 60 * MINUTE}
+
+
+def test_the_collectors_polls_do_not_confirm_a_station_that_only_history_knows(
+    database: Database, write: Write, stations: Path
+) -> None:
+    """Else its last imported count would be taken as unchanged for as long as the collector runs."""
+    store = Store(database, "velib", None, CollectorSettings())
+    for hours in (0, 0.25, 5, 5.25):  # a gap of almost five hours
+        time = T0 + timedelta(hours=hours)
+        store.record(raw_poll(time), snapshot(time, {"001": 4}))
+    history = [row(station, minute, 7) for station in ("001", "16107") for minute in (-120, -60, 100, 200)]
+    for _ in range(2):  # repeated, it adds nothing
+        import_history(database, "velib", stations, [write(history)])
+    found = contents(database)
+    assert [(minute, bikes) for name, minute, bikes in found if name == "16107"] == [
+        (-120, 7),
+        (-60, 7),
+        (0, None),
+        (100, 7),
+        (200, 7),
+        (300, None),
+    ]
+    assert [(minute, bikes) for name, minute, bikes in found if name == "001"] == [
+        (-120, 7),
+        (-60, 7),
+        (0, 4),
+        (100, 7),
+        (200, 7),
+        (300, 4),
+    ]

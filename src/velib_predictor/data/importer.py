@@ -21,10 +21,20 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from velib_predictor.data import bulk
 from velib_predictor.data.database import Database, DatabaseError
-from velib_predictor.data.history import Coverage, Keys, StatusScan, read_polls, read_stations, scan_status
+from velib_predictor.data.history import (
+    COVERED_WITHIN,
+    Coverage,
+    Keys,
+    StatusScan,
+    read_polls,
+    read_stations,
+    scan_status,
+)
 from velib_predictor.data.preprocessor import accepted_polls
+from velib_predictor.data.rows import Row, insert_missing_rows, stations_with_rows
+from velib_predictor.data.rows import polls as polls_of
 from velib_predictor.data.schema import ImportedFile, Poll
-from velib_predictor.data.snapshot import Outcome, StationInfo
+from velib_predictor.data.snapshot import UNKNOWN, Outcome, StationInfo
 from velib_predictor.data.stations import StationBook, ensure_system
 from velib_predictor.data.tidy import Findings, read, suffix_of
 from velib_predictor.utils.errors import UsageError, VelibError
@@ -93,6 +103,8 @@ def import_history(
         _store_status(database, key, keys, judged, report, progress)
         if polls:
             _store_polls(database, key, judged.polls, report)
+        elif report.last_observed_at is not None:
+            _end_at_the_ledger(database, key, report.last_observed_at)
     report.rows_already_there = (
         report.rows_read - report.rows_stored - report.rows_duplicate - report.rows_contradicting
     )
@@ -299,6 +311,25 @@ def _stored_polls(connection: Connection, system: int, names: Iterable[str]) -> 
     columns = [Poll.__table__.c[name] for name in names]
     query = select(Poll.polled_at, *columns).where(Poll.system_key == system)
     return {row[0]: tuple(row[1:]) for row in connection.execute(query)}
+
+
+def _end_at_the_ledger(database: Database, system: int, last: datetime) -> None:
+    """Where imported rows are followed by the collector's own polls, these must not confirm what they never saw.
+
+    A station that the feed has is in the first poll after a gap, which writes all stations; one that is not gets a
+    row there that says "unknown".
+    """
+    with database.write() as connection:
+        before: datetime | None = None
+        for entry in polls_of(connection, system):
+            if not entry.outcome.accepted:
+                continue
+            if before is None or entry.polled_at - before > COVERED_WITHIN:
+                keys = stations_with_rows(connection, system, before, entry.polled_at)
+                insert_missing_rows(connection, [Row(key, entry.polled_at, UNKNOWN, None) for key in keys])
+            before = entry.polled_at
+            if before > last:
+                break
 
 
 # -- small things ------------------------------------------------------------------------------------------------

@@ -47,11 +47,28 @@ def insert_missing_rows(connection: Connection, rows: Iterable[Row]) -> None:
         from sqlalchemy.dialects.sqlite import insert as upsert
     else:
         from sqlalchemy.dialects.postgresql import insert as upsert  # type: ignore[assignment]
-    statement = upsert(StationStatus).on_conflict_do_nothing()
-    for row in rows:
-        connection.execute(
-            statement, {**row.values._asdict(), **dict(zip(COLUMNS[:2], row[:2], strict=True)), "last_reported": row[3]}
-        )
+    values = [
+        {
+            "station_key": row.station_key,
+            "observed_at": row.observed_at,
+            **row.values._asdict(),
+            "last_reported": row[3],
+        }
+        for row in rows
+    ]
+    if values:
+        connection.execute(upsert(StationStatus).on_conflict_do_nothing(), values)
+
+
+def stations_with_rows(connection: Connection, system_key: int, after: datetime | None, before: datetime) -> list[int]:
+    """Keys of the stations that have a row between two times, both excluded; `after` None: ever before."""
+    row = select(StationStatus.station_key).where(
+        StationStatus.station_key == Station.key, StationStatus.observed_at < before
+    )
+    if after is not None:
+        row = row.where(StationStatus.observed_at > after)
+    query = select(Station.key).where(Station.system_key == system_key, row.correlate(Station).exists())
+    return list(connection.execute(query).scalars())
 
 
 def last_rows(connection: Connection, system_key: int, before: datetime | None) -> Iterator[Row]:
