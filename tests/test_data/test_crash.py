@@ -188,7 +188,8 @@ def test_a_second_collector_is_refused(server: FeedServer, database_url: str, tm
 def test_several_systems_in_one_process(server: FeedServer, database_url: str, tmp_path: Path) -> None:
     (tmp_path / "config").mkdir()
     (tmp_path / "config" / "config.yaml").write_text(
-        f"systems:\n  town: {{url: '{server.url}/gbfs.json'}}\n  dead: {{url: '{server.url}/dead/gbfs.json'}}\n", "utf-8"
+        f"systems:\n  town: {{url: '{server.url}/gbfs.json'}}\n  dead: {{url: '{server.url}/dead/gbfs.json'}}\n",
+        "utf-8",
     )
     town = Town(server, database_url, tmp_path)
     town.arguments = ["collect", "--db", database_url, "--every", "0.1s"]
