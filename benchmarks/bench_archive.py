@@ -11,7 +11,6 @@ from datetime import timedelta
 from pathlib import Path
 
 from bench_poll import START, payloads
-
 from velib_predictor.data.archive import Archive
 
 

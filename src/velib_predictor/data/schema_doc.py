@@ -26,8 +26,11 @@ used if its extension is available. `velib db init` creates it, `velib db upgrad
   every station without a new row is unchanged. At any other outcome silence says nothing: `frozen` (the feed repeats
   itself; the few changes that it does show are kept), `quarantined` (an answer not believed as a whole), `failed` (no
   readable answer), `missed` (not asked).
-- **As-of rule.** The state at a time T is the last row at or before the last accepted poll at or before T. If that poll
-  is older than the tolerance (5 minutes, say), the state at T is unknown. Never look at a row after T.
+- **As-of rule.** The state at a time T is the last row at or before T. Its age is the time since it was written or
+  since the last accepted poll at or before T, which confirmed it, whichever is less. If it is older than the tolerance
+  (5 minutes, say), or a row of nulls, the state at T is unknown. Never look at a row after T.
+- **Imported history** is stored row by row as it came. It has no ledger unless it brings one: then each row vouches
+  for itself alone.
 - **A row of nulls is an observation**: in an accepted poll the station was absent or its record could not be read.
   Missing is null, never 0 or true: 0 bikes is a count, null is not known.
 - **Hourly checkpoints.** The first poll of an hour (UTC), and the first after one that was not accepted, writes a row
