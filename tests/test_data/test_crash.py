@@ -1,5 +1,6 @@
 """Real processes, really killed: no acknowledged poll is lost, none is stored twice, on both engines."""
 
+import json
 import random
 import signal
 import subprocess
@@ -157,13 +158,15 @@ def test_a_signal_finishes_the_tick_in_hand(
     server.script(
         STATUS_PATH, [reply(feeds.status("2.3", stations)), reply(feeds.status("2.3", stations), delay_s=0.5)]
     )
-    process = town.start("--every", "0.1s")
+    process = town.start("--every", "0.1s", "--json")
     wait_for(lambda: len(server.asked(STATUS_PATH)) == 2, process)
     process.send_signal(number)
     output, errors = process.communicate(timeout=30)
     assert process.returncode == code, output + errors
     assert len(server.asked(STATUS_PATH)) == 2
     database = Database(sqlite_url)
+    told = [json.loads(line)["outcome"] for line in output.splitlines()]
+    assert told == [outcome for _, outcome, *_ in stored_ledger(database)]
     outcomes = [outcome for _, outcome, *_ in stored_ledger(database)]
     assert outcomes.count(Outcome.OK) == 2
     assert set(outcomes) <= {Outcome.OK, Outcome.MISSED}

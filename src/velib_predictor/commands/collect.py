@@ -39,7 +39,7 @@ def collect(
 ) -> None:
     """Poll GBFS feeds: archive each answer, check it, store what changed.
 
-    Stops after the tick in hand on Ctrl-C or SIGTERM. With --once, exit code 3 says that the answer was frozen or
+    Stops after the tick in hand on Ctrl-C or SIGTERM. --json prints one line a poll. With --once, exit code 3 says that the answer was frozen or
     quarantined, 4 that there was none.
     """
     from velib_predictor.data.collector import collect as run
@@ -53,7 +53,7 @@ def collect(
             _collect_once(settings, database, systems, period, json)
             return
         with _stopped_by_signals() as (stop, interrupted):
-            run(settings, database, systems, stop, period)
+            run(settings, database, systems, stop, period, _emit_poll if json else _say_nothing)
     if interrupted.is_set():
         raise typer.Exit(ExitCode.INTERRUPTED)
 
@@ -129,24 +129,13 @@ def _collect_once(
     from velib_predictor.data.collector import Collector
     from velib_predictor.data.lock import single_instance
     from velib_predictor.data.snapshot import Outcome
-    from velib_predictor.utils.temporal import format_time
 
     results, lines, worst = [], [], ExitCode.OK
     for system_id, system in systems.items():
         with single_instance(settings.raw_dir / system_id, system_id, database):
             collector = Collector(system_id, system, settings, database, every=every)
             entry = collector.run_once()
-        results.append(
-            {
-                "system_id": system_id,
-                "polled_at": format_time(entry.polled_at),
-                "outcome": str(entry.outcome),
-                "stations": entry.stations,
-                "changed": entry.changed,
-                "rejected": entry.rejected,
-                "detail": collector.last_detail,
-            }
-        )
+        results.append(_as_dict(system_id, entry, collector.last_detail))
         lines.append(
             f"{system_id}: {entry.outcome}, {entry.stations} stations, {entry.changed} changed, "
             f"{entry.rejected} rejected" + (f" ({collector.last_detail})" if collector.last_detail else "")
@@ -158,6 +147,28 @@ def _collect_once(
     emit(results[0] if len(results) == 1 else results, json, "\n".join(lines))
     if worst is not ExitCode.OK:
         raise typer.Exit(worst)
+
+
+def _as_dict(system_id: str, entry: "LedgerEntry", detail: str | None) -> dict[str, object]:
+    from velib_predictor.utils.temporal import format_time
+
+    return {
+        "system_id": system_id,
+        "polled_at": format_time(entry.polled_at),
+        "outcome": str(entry.outcome),
+        "stations": entry.stations,
+        "changed": entry.changed,
+        "rejected": entry.rejected,
+        "detail": detail,
+    }
+
+
+def _emit_poll(system_id: str, entry: "LedgerEntry", detail: str | None) -> None:
+    emit(_as_dict(system_id, entry, detail), True, "")
+
+
+def _say_nothing(_system_id: str, _entry: "LedgerEntry", _detail: str | None) -> None:
+    """The log tells people of each poll."""
 
 
 @contextmanager

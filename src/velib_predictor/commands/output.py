@@ -65,6 +65,7 @@ def emit(data: Any, as_json: bool, human: str) -> None:
     """Print the result: one JSON document, or text for people."""
     text = json.dumps(data, ensure_ascii=False, default=str) if as_json else human
     sys.stdout.write(text + "\n")
+    sys.stdout.flush()
 
 
 def on_terminal() -> bool:

@@ -32,6 +32,9 @@ _FAILURES_BEFORE_BACKOFF = 5
 _MOST_MISSED_ROWS = 10  # writing them takes time, too; more become one row that counts them
 _log = get_logger(__name__)
 
+OnPoll = Callable[[str, LedgerEntry, str | None], None]
+"""Told of each poll that was stored: the system, its entry in the ledger, and the ledger's remark."""
+
 
 class Collector:
     """Polls one system into its archive and the database.
@@ -50,8 +53,10 @@ class Collector:
         every: timedelta | None = None,
         feed: Feed | None = None,
         clock: SystemClock | None = None,
+        on_poll: OnPoll = lambda _system_id, _entry, _detail: None,
     ) -> None:
         self.system_id = system_id
+        self._on_poll = on_poll
         self._system = system
         self._settings = settings
         self._every = every
@@ -92,7 +97,8 @@ class Collector:
         self._store.reload()
         count = 0
         for raw, body in self._archive.read(since=self._store.last_polled_at):
-            self._store.record(raw, decode(self._decoder, raw, body))
+            entry = self._store.record(raw, decode(self._decoder, raw, body))
+            self._on_poll(self.system_id, entry, self._store.last_detail)
             count += 1
         self._behind = False
         if count:
@@ -133,6 +139,7 @@ class Collector:
             detail=self._store.last_detail,
             ms=round(1000 * (time.perf_counter() - started), 1),
         )
+        self._on_poll(self.system_id, entry, self._store.last_detail)
         return entry
 
     # -- the loop -------------------------------------------------------------------------------------------
@@ -264,8 +271,9 @@ def collect(
     systems: dict[str, SystemSettings],
     stop: threading.Event,
     every: timedelta | None = None,
+    on_poll: OnPoll = lambda _system_id, _entry, _detail: None,
 ) -> None:
-    """Poll all `systems` until `stop` is set.
+    """Poll all `systems` until `stop` is set; `on_poll` is called from the thread of each system.
 
     Raises:
         AlreadyRunningError: another collector polls one of them.
@@ -273,7 +281,10 @@ def collect(
     with ExitStack() as locks:
         for system_id in systems:
             locks.enter_context(single_instance(settings.raw_dir / system_id, system_id, database))
-        collectors = [Collector(name, system, settings, database, every=every) for name, system in systems.items()]
+        collectors = [
+            Collector(name, system, settings, database, every=every, on_poll=on_poll)
+            for name, system in systems.items()
+        ]
         threads = [
             threading.Thread(target=collector.run, args=(stop,), name=f"collect-{collector.system_id}")
             for collector in collectors
