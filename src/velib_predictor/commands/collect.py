@@ -39,8 +39,8 @@ def collect(
 ) -> None:
     """Poll GBFS feeds: archive each answer, check it, store what changed.
 
-    Stops after the tick in hand on Ctrl-C or SIGTERM. --json prints one line a poll. With --once, exit code 3 says that the answer was frozen or
-    quarantined, 4 that there was none.
+    Stops after the tick in hand on Ctrl-C or SIGTERM. --json prints one line a poll. With --once, exit code 3 says that
+    the answer was frozen or quarantined, 4 that there was none.
     """
     from velib_predictor.data.collector import collect as run
     from velib_predictor.utils.temporal import parse_duration
