@@ -20,6 +20,7 @@ from velib_predictor.config.config import (
     Settings,
     StorageSettings,
     SystemSettings,
+    check_system_id,
     load_settings,
 )
 from velib_predictor.config.explain import NO_SETTINGS
@@ -288,6 +289,7 @@ def test_a_wrong_value_of_any_key_is_named_with_what_was_found(path: str, key: s
         ({"collector": {"max_lost": 0}}, ["collector.max_lost", "found 0", "greater than 0"]),
         ({"archive": {"min_free_mb": -1}}, ["archive.min_free_mb", "-1", "0"]),
         ({"systems": {"x": {"url": "u", "timezone": "Paris"}}}, ["systems.x.timezone", "'Paris'", "Europe/Paris"]),
+        ({"systems": {"x": {"url": "u", "timezone": "Europe"}}}, ["systems.x.timezone", "'Europe'", "Europe/Paris"]),
         ({"systems": {"x": {"url": "u", "kind": "rss"}}}, ["systems.x.kind", "'rss'", "'gbfs'"]),
         ({"systems": {"x": {"name": "X"}}}, ["systems.x.url is missing"]),
         ({"systems": {"x": {"url": "u", "fallback": {"url": "v"}}}}, ["systems.x.fallback.kind is missing"]),
@@ -436,6 +438,53 @@ def test_a_file_that_cannot_be_read_is_named() -> None:
 
 def test_a_file_that_was_asked_for_must_exist() -> None:
     assert refusal(Path("absent.yaml")) == "the settings file absent.yaml does not exist"
+
+
+@pytest.mark.parametrize("name", ["velib", "Citi_Bike-NYC.2", "7", "a" * 64, "2026", "2026-11", "x2026-11-23"])
+def test_the_name_of_a_system_is_letters_digits_and_three_signs(name: str) -> None:
+    assert check_system_id(name) == name
+    write({"systems": {name: {"url": "https://feed.example/gbfs.json"}}})
+    assert list(load_settings().systems) == [name]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *(
+            "",
+            ".",
+            "..",
+            "../../evil",
+            "/etc",
+            "a/b",
+            "a\\b",
+            ".hidden",
+            "-x",
+            "_x",
+            "a b",
+            "velib\n",
+            "vélib",
+            "٣",
+            "a" * 65,
+        ),
+        *("2026-11-23", "20261123", "2026-W47-1", "2026-11-23.tar.zst"),
+    ],
+)
+def test_a_name_that_would_leave_the_archive_or_pass_for_one_of_its_days_is_refused(name: str) -> None:
+    with pytest.raises(UsageError, match="is no name for a system; allowed are up to 64 letters") as caught:
+        check_system_id(name)
+    assert repr(name) in str(caught.value)
+    message = refusal(write({"systems": {name: {"url": "https://feed.example/gbfs.json"}}}))
+    assert message.startswith(f"config/config.yaml: systems.{name}: found {name!r}; ")
+    assert "allowed are up to 64 letters" in message
+
+
+def test_an_address_in_the_wrong_place_is_not_repeated() -> None:
+    address = "https://me:hunter2@feed.example/gbfs.json?api_key=hunter2"
+    for system in (address, {"url": "u", "fallback": address}, {"url": "u", "timezone": address}):
+        message = refusal(write({"systems": {"x": system}}))
+        assert message.startswith("config/config.yaml: systems.x")
+        assert "hunter2" not in message
 
 
 def test_an_unknown_system_is_named_with_those_that_there_are() -> None:

@@ -1,5 +1,6 @@
 """The `velib` command: one subcommand a job. Thin: parse, call, print."""
 
+import os
 import sys
 
 import typer
@@ -46,9 +47,13 @@ def main() -> None:
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         sys.exit(ExitCode.INTERRUPTED)
-    except BrokenPipeError:  # `velib export ... | head`
-        sys.stderr.close()
+    except BrokenPipeError:  # `velib db status | head`; what is still buffered has nowhere to go
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(ExitCode.OK)
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        sys.stderr.write(f"velib: {where}{error.strerror or error}\n")
+        sys.exit(ExitCode.FAILURE)
 
 
 if __name__ == "__main__":

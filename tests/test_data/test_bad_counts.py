@@ -70,6 +70,25 @@ def test_22_no_bikes_although_the_types_add_up_to_some() -> None:
         assert len(part.notes) == 1
 
 
+def test_22_types_that_add_up_to_more_than_a_station_holds_reject_it_with_a_sentence() -> None:
+    by_type = [{"vehicle_type_id": "bike", "count": 30_000}, {"vehicle_type_id": "ebike", "count": 30_000}]
+    kinds = decode_vehicle_kinds(encode(feeds.vehicle_types("2.3", feeds.KINDS)))
+    many = feeds.station("2.3", "many", 0, vehicle_types_available=by_type)
+    part = status_of(many, feeds.station("2.3", "good"), kinds=kinds)
+    assert [station.station_id for station in part.stations] == ["good"]
+    assert part.rejected == ("station many: the sum of vehicle_types_available is 60000, not a count from 0 to 32767",)
+    assert part.notes == ()
+
+
+def test_22_kinds_never_add_up_to_more_than_the_bikes() -> None:
+    by_type = [{"vehicle_type_id": "bike", "count": 30_000}, {"vehicle_type_id": "bike", "count": 30_000}]
+    named = [{"mechanical": 30_000}, {"ebike": 30_000}]
+    kinds = decode_vehicle_kinds(encode(feeds.vehicle_types("2.3", feeds.KINDS)))
+    for fields in ({"vehicle_types_available": by_type}, {"num_bikes_available_types": named}):
+        values = only(status_of(feeds.station("2.3", "1", 32_767, **fields), kinds=kinds)).values
+        assert (values.bikes, values.mechanical, values.ebikes) == (32_767, None, None)
+
+
 @pytest.mark.parametrize("bad", [-1, 32768, "five", "", 5.5, True, [], {}, 1e300])
 @pytest.mark.parametrize("key", ["num_bikes_available", "num_docks_available"])
 def test_23_a_count_that_is_none_rejects_its_station_with_a_sentence(bad: Any, key: str) -> None:

@@ -75,6 +75,22 @@ def server() -> Iterator[FeedServer]:
         yield server
 
 
+@pytest.fixture
+def town(server: FeedServer, database_url: str, tmp_path: Path) -> Iterator["Town"]:
+    """The server's town, on each engine; no process of it outlives the test."""
+    town = Town(server, database_url, tmp_path)
+    yield town
+    town.end()
+
+
+@pytest.fixture
+def sqlite_town(server: FeedServer, sqlite_url: str, tmp_path: Path) -> Iterator["Town"]:
+    """The server's town, on SQLite."""
+    town = Town(server, sqlite_url, tmp_path)
+    yield town
+    town.end()
+
+
 class Town:
     """Runs `velib collect` for the server's town, and looks at what is left."""
 
@@ -84,10 +100,11 @@ class Town:
         self.arguments = ["collect", "--system", "town", "--url", f"{server.url}/gbfs.json", "--db", url]
         self.environment = {"VELIB_DATA_DIR": str(folder), "PATH": "", "PYTHONPATH": str(Path(__file__).parents[2])}
         self.archive = Archive(folder / "raw", "town")
+        self.children: list[subprocess.Popen[str]] = []
 
     def start(self, *more: str, code: str | None = None) -> subprocess.Popen[str]:
         program = ["-c", code] if code else ["-m", "velib_predictor.cli"]
-        return subprocess.Popen(
+        child = subprocess.Popen(
             [sys.executable, *program, *self.arguments, *more],
             cwd=self.folder,
             env=self.environment,
@@ -95,11 +112,19 @@ class Town:
             stderr=subprocess.PIPE,
             text=True,
         )
+        self.children.append(child)
+        return child
 
     def run(self, *more: str, code: str | None = None) -> tuple[int, str]:
         process = self.start(*more, code=code)
         output, errors = process.communicate(timeout=60)
         return process.returncode, output + errors
+
+    def end(self) -> None:
+        for child in self.children:
+            if child.poll() is None:
+                child.kill()
+                child.communicate()
 
     def assert_nothing_lost_nothing_doubled(self) -> None:
         """The ledger is the archive's polls, once each; the rows are those of an undisturbed run over the archive."""
@@ -118,10 +143,7 @@ class Town:
 
 
 @pytest.mark.parametrize("point", POINTS, ids=lambda point: f"{point[4]}-{point[2]}")
-def test_killed_at_each_step(
-    server: FeedServer, database_url: str, tmp_path: Path, point: tuple[str, str, str, int, str]
-) -> None:
-    town = Town(server, database_url, tmp_path)
+def test_killed_at_each_step(town: Town, point: tuple[str, str, str, int, str]) -> None:
     module, holder, name, nth, when = point
     code = KILLER.format(module=module, holder=holder, name=name, nth=nth, when=when)
     status, output = town.run("--every", "0.1s", code=code)
@@ -134,8 +156,7 @@ def test_killed_at_each_step(
     town.assert_nothing_lost_nothing_doubled()
 
 
-def test_killed_at_any_moment(server: FeedServer, database_url: str, tmp_path: Path) -> None:
-    town = Town(server, database_url, tmp_path)
+def test_killed_at_any_moment(server: FeedServer, town: Town) -> None:
     generator = random.Random(11)
     for _ in range(4):
         process = town.start("--every", "0.1s")
@@ -150,10 +171,8 @@ def test_killed_at_any_moment(server: FeedServer, database_url: str, tmp_path: P
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
-def test_a_signal_finishes_the_tick_in_hand(
-    server: FeedServer, sqlite_url: str, tmp_path: Path, number: int, code: int
-) -> None:
-    town = Town(server, sqlite_url, tmp_path)
+def test_a_signal_finishes_the_tick_in_hand(server: FeedServer, sqlite_town: Town, number: int, code: int) -> None:
+    town = sqlite_town
     stations = [feeds.station("2.3", str(i)) for i in range(50)]
     server.script(
         STATUS_PATH, [reply(feeds.status("2.3", stations)), reply(feeds.status("2.3", stations), delay_s=0.5)]
@@ -164,7 +183,7 @@ def test_a_signal_finishes_the_tick_in_hand(
     output, errors = process.communicate(timeout=30)
     assert process.returncode == code, output + errors
     assert len(server.asked(STATUS_PATH)) == 2
-    database = Database(sqlite_url)
+    database = Database(town.url)
     told = [json.loads(line)["outcome"] for line in output.splitlines()]
     assert told == [outcome for _, outcome, *_ in stored_ledger(database)]
     outcomes = [outcome for _, outcome, *_ in stored_ledger(database)]
@@ -173,33 +192,29 @@ def test_a_signal_finishes_the_tick_in_hand(
     database.close()
 
 
-def test_a_second_collector_is_refused(server: FeedServer, database_url: str, tmp_path: Path) -> None:
-    town = Town(server, database_url, tmp_path)
+def test_a_second_collector_is_refused(server: FeedServer, town: Town) -> None:
+    """In the same folder, and in another one on the same database."""
     with running(town, server):
-        status, output = town.run("--once")
-        assert status == 1
-        assert "another collector" in output
-        assert "Traceback" not in output
-        elsewhere = Town(server, database_url, tmp_path / "elsewhere")
-        elsewhere.folder.mkdir()
-        status, output = elsewhere.run("--once")
-        # An own archive, the same database: PostgreSQL's lock is the database's, SQLite's is the file system's.
-        assert status == (1 if database_url.startswith("postgresql") else 0), output
+        for folder in (town.folder, town.folder / "elsewhere"):
+            folder.mkdir(exist_ok=True)
+            status, output = Town(server, town.url, folder).run("--once")
+            assert status == 1, output
+            assert "already" in output
+            assert "Traceback" not in output
     assert town.run("--once")[0] == 0  # a dead collector's lock is free
 
 
-def test_several_systems_in_one_process(server: FeedServer, database_url: str, tmp_path: Path) -> None:
+def test_several_systems_in_one_process(server: FeedServer, town: Town, tmp_path: Path) -> None:
     (tmp_path / "config").mkdir()
     (tmp_path / "config" / "config.yaml").write_text(
         f"systems:\n  town: {{url: '{server.url}/gbfs.json'}}\n  dead: {{url: '{server.url}/dead/gbfs.json'}}\n",
         "utf-8",
     )
-    town = Town(server, database_url, tmp_path)
-    town.arguments = ["collect", "--db", database_url, "--every", "0.1s"]
+    town.arguments = ["collect", "--db", town.url, "--every", "0.1s"]
     dead = Archive(tmp_path / "raw", "dead")
     with running(town, server) as process:
         wait_for(lambda: bool(dead.days()), process)
-    database = Database(database_url)
+    database = Database(town.url)
     outcomes = {outcome for _, outcome, *_ in stored_ledger(database)}
     assert outcomes >= {Outcome.OK, Outcome.FAILED}
     database.close()

@@ -12,8 +12,9 @@ from tests.test_data.feedserver import FeedServer
 from tests.test_data.town import ALL, Town, publish
 from velib_predictor.config.config import FallbackSettings
 from velib_predictor.data.decoder import Decoder
-from velib_predictor.data.raw import DISCOVERY, INFORMATION, STATUS, DecodeError
+from velib_predictor.data.raw import DISCOVERY, INFORMATION, STATUS, SYSTEM, DecodeError
 from velib_predictor.data.snapshot import StationInfo, SystemInfo, Values
+from velib_predictor.utils.errors import VelibError
 
 
 @pytest.fixture
@@ -169,8 +170,11 @@ def test_a_bad_answer_does_not_replace_station_information_that_is_good(
     for bad in (b"<html>", b'{"data": {"stations": []}}', b'{"data": {"sta', b'{"error": "x"}'):
         server.serve("/station_information.json", bad)
         one.feed.information_due = True
+        one.now += timedelta(hours=1)
+        server.forget()
         assert one.snapshot().information is good
         assert one.feed.information_due
+        assert server.asked("/station_information.json")
 
 
 def test_a_restarted_feed_takes_over_what_was_in_force(server: FeedServer, town: Callable[..., Town]) -> None:
@@ -179,6 +183,26 @@ def test_a_restarted_feed_takes_over_what_was_in_force(server: FeedServer, town:
     restarted = town()
     restarted.feed.resume(raw, bodies.__getitem__)
     assert restarted.statuses()[INFORMATION] == 304
+
+
+@pytest.mark.parametrize("error", [VelibError("damaged"), OSError("unreadable")])
+def test_a_restart_leaves_out_an_archived_document_that_cannot_be_read(
+    server: FeedServer, town: Callable[..., Town], error: Exception
+) -> None:
+    publish(server, etag=True)
+    raw, bodies = town().poll()
+    damaged = raw.document(INFORMATION)
+    assert damaged is not None
+
+    def body(sha: str) -> bytes:
+        if sha == damaged.sha256:
+            raise error
+        return bodies[sha]
+
+    restarted = town()
+    restarted.feed.resume(raw, body)
+    statuses = restarted.statuses()
+    assert (statuses[INFORMATION], statuses[SYSTEM]) == (200, 304)
 
 
 def test_after_a_restart_while_the_feed_is_down_the_fallback_still_knows_the_ids(
@@ -274,6 +298,16 @@ def test_repairs_of_station_information_are_noted_once(server: FeedServer, town:
     one = town()
     first, second = one.snapshot(), one.snapshot()
     assert first.notes == ("name was UTF-8 encoded more than once, repaired: 1 station (1)",)
+    assert second.notes == ()
+
+
+def test_a_time_zone_that_is_none_is_unknown_and_noted_once(server: FeedServer, town: Callable[..., Town]) -> None:
+    publish(server)
+    server.serve("/system_information.json", feeds.system("2.3", timezone="America/New York"))
+    one = town()
+    first, second = one.snapshot(), one.snapshot()
+    assert first.system == second.system == SystemInfo("town", "Town Bikes", None, "en")
+    assert first.notes == ("system_information: timezone is 'America/New York', no IANA time zone, taken as unknown",)
     assert second.notes == ()
 
 

@@ -11,7 +11,7 @@ from jsonschema import Draft7Validator
 from tests.test_data import feeds
 from tests.test_data.feeds import AT, KINDS, VERSIONS
 from velib_predictor.data.gbfs import decode_status
-from velib_predictor.data.information import decode_information, decode_system, decode_vehicle_kinds
+from velib_predictor.data.information import decode_information, decode_system, decode_vehicle_kinds, read_system
 from velib_predictor.data.raw import DISCOVERY, INFORMATION, STATUS, SYSTEM, VEHICLE_TYPES
 from velib_predictor.data.snapshot import SystemInfo, Values
 
@@ -84,6 +84,18 @@ def test_vehicle_types_without_form_factor_are_bicycles_and_without_propulsion_u
 
 def test_the_system_card_may_lack_anything() -> None:
     assert decode_system(b'{"data": {"name": [], "timezone": 5, "language": null}}') == SystemInfo()
+
+
+@pytest.mark.parametrize(
+    "zone", ["America/New York", "Europe", "Mars/Base", "../../etc/passwd", "/etc/passwd", "a" * 999]
+)
+def test_a_time_zone_that_is_none_is_unknown_with_a_note(zone: str) -> None:
+    part = read_system(json.dumps(feeds.system("2.3", timezone=zone)).encode())
+    assert part.system == SystemInfo("town", "Town Bikes", None, "en")
+    assert len(part.notes) == 1
+    assert zone[:8] in part.notes[0]
+    good = read_system(json.dumps(feeds.system("2.3", timezone="America/New_York")).encode())
+    assert (good.system.timezone, good.notes) == ("America/New_York", ())
 
 
 def test_information_keeps_the_public_code() -> None:

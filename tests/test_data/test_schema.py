@@ -13,10 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import Interval, bindparam, insert, inspect, text
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.exc import IntegrityError, StatementError
+from sqlalchemy.exc import StatementError
 
 from tests.conftest import REPOSITORY
-from velib_predictor.data.database import Database, head_revision
+from velib_predictor.data.database import Database, RefusedError, head_revision
 from velib_predictor.data.schema import Base, Poll, Station, StationStatus, System, UtcDateTime
 from velib_predictor.data.schema_doc import QUERIES, data_schema
 
@@ -105,7 +105,7 @@ def test_sqlite_keeps_the_two_large_tables_without_rowid(sqlite_url: str) -> Non
 def test_an_outcome_outside_the_vocabulary_is_refused(database: Database) -> None:
     with database.write() as connection:
         connection.execute(insert(System), {"key": 1, "system_id": "velib"})
-    with pytest.raises(IntegrityError, match="poll_outcome"), database.write() as connection:
+    with pytest.raises(RefusedError, match="poll_outcome"), database.write() as connection:
         connection.execute(insert(Poll), {"system_key": 1, "polled_at": T0, "outcome": "fine"})
 
 

@@ -146,14 +146,20 @@ def test_absent_and_rejected_stations_become_unknown_once(database: Database) ->
     assert mine[1] == (START + MINUTE, UNKNOWN)
 
 
-def test_the_poll_after_a_failure_is_a_checkpoint(database: Database) -> None:
+@pytest.mark.parametrize("doubt", [False, True])
+def test_a_checkpoint_follows_an_answer_that_was_not_believed_not_one_that_was_none(
+    database: Database, doubt: bool
+) -> None:
     store = open_store(database)
     store.record(raw_poll(START), snapshot(START, {"1": 5, "2": 0}))
-    store.record(raw_poll(START + MINUTE, error="time-out"), None)
-    at = START + 2 * MINUTE
-    entry = store.record(raw_poll(at), snapshot(at, {"1": 5, "2": 0}))
+    time = START + MINUTE
+    store.record(raw_poll(time), snapshot(time, {}) if doubt else DecodeError("cut off"))
+    time += MINUTE
+    store.record(raw_poll(time, error="time-out"), None)
+    time += MINUTE
+    entry = store.record(raw_poll(time), snapshot(time, {"1": 5, "2": 0}))
     assert entry.changed == 0
-    assert [name for name, observed_at, _ in stored_rows(database) if observed_at == at] == ["1", "2"]
+    assert len([name for name, at, _ in stored_rows(database) if at == time]) == (2 if doubt else 0)
 
 
 def test_not_modified_confirms_without_rows(database: Database) -> None:
@@ -220,3 +226,86 @@ def test_information_versions_and_vanished_stations(database: Database) -> None:
         ("2", START, START + hour, 20),  # away since the second poll, for over three hours at the last
     ]
     assert tuple(system) == ("Europe/Paris", "LO 2.0")
+
+
+def test_a_newcomer_is_not_taken_for_the_station_whose_code_is_its_id(database: Database) -> None:
+    store = open_store(database)
+    described = [StationInfo("1", "3", "A", 48.86, 2.27, 35)]
+    store.record(raw_poll(START), snapshot(START, {"1": 5}, information=described))
+    time = START + MINUTE
+    store.record(raw_poll(time), snapshot(time, {"3": 19, "1": 5}, information=described))
+    found = {name: values.bikes for name, at, values in stored_rows(database) if at <= time}
+    assert found == {"1": 5, "3": 19}
+
+
+def test_the_portals_codes_mean_the_feeds_stations(database: Database) -> None:
+    store = open_store(database)
+    described = [StationInfo("213688169", "16107", "A", 48.86, 2.27, 35)]
+    store.record(raw_poll(START), snapshot(START, {"213688169": 5}, information=described))
+    time = START + MINUTE
+    store.record(raw_poll(time, fallback=True), snapshot(time, {"16107": 6}, codes={"16107": "16107"}))
+    assert [(name, values.bikes) for name, _, values in stored_rows(database)] == [("213688169", 5), ("213688169", 6)]
+
+
+def test_a_late_poll_retires_nobody(database: Database) -> None:
+    """What was missing then may be back since."""
+    store = open_store(database)
+    hour = timedelta(hours=1)
+    known = [StationInfo(name, None, name, 48.8, 2.3, 20) for name in ("1", "2", "3", "4", "5")]
+    both = dict.fromkeys("12345", 1)
+    without = dict.fromkeys("1234", 1)
+    store.record(raw_poll(START), snapshot(START, both, information=known))
+    for hours in (1, 6):
+        store.record(raw_poll(START + hours * hour), snapshot(START + hours * hour, without, information=known))
+    back = START + 7 * hour
+    store.record(raw_poll(back), snapshot(back, both, information=known))
+    late = START + 5 * hour
+    store.record(raw_poll(late), snapshot(late, without, information=known[:4]))
+    with database.read() as connection:
+        ends = connection.execute(select(StationVersion.valid_to).join(Station).where(Station.station_id == "5"))
+        assert set(ends.scalars()) == {None}
+
+
+def test_a_restart_at_night_changes_no_outcome(database: Database, sqlite_url: str) -> None:
+    """What the detector knew of the hours of the day, it must know again."""
+    generator = random.Random(4)
+    quarter = timedelta(minutes=15)
+    bikes = dict.fromkeys(map(str, range(60)), 5)
+    polls: list[tuple[datetime, Decoded]] = []
+    for i in range(4 * 24 * 4):
+        at = datetime(2026, 3, 2, 10, 1, tzinfo=UTC) + i * quarter
+        for name in generator.sample(sorted(bikes), 20 if 7 <= at.hour < 22 else 0):
+            bikes[name] = generator.randrange(20)
+        polls.append((at, snapshot(at, bikes)))
+    other = Database(sqlite_url.replace("velib.db", "once.db"))
+    other.upgrade()
+    record_all(open_store(other), polls)
+    record_all(open_store(database), polls[: 3 * 24 * 4 + 70])
+    for one in polls[3 * 24 * 4 + 70 :]:
+        record_all(open_store(database), [one])
+    assert stored_ledger(database) == stored_ledger(other)
+    assert stored_rows(database) == stored_rows(other)
+    other.close()
+
+
+def test_a_backfill_reads_the_ledger_once_not_once_a_poll(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = open_store(database)
+    later = START + timedelta(days=3)
+    store.record(raw_poll(later), snapshot(later, {"1": 5}))
+    reloads = 0
+    real = Store.reload
+
+    def counted(self: Store, before: datetime | None = None) -> None:
+        nonlocal reloads
+        reloads += 1
+        real(self, before)
+
+    monkeypatch.setattr(Store, "reload", counted)
+    polls: list[tuple[datetime, Decoded]] = [
+        (START + i * MINUTE, snapshot(START + i * MINUTE, {"1": i})) for i in range(20)
+    ]
+    record_all(store, polls)
+    assert reloads == 1
+    record_all(store, [(later + MINUTE, snapshot(later + MINUTE, {"1": 5}))])
+    assert reloads == 2
+    assert_reads_back(stored_rows(database), stored_ledger(database), polls)

@@ -140,6 +140,11 @@ def test_a_long_retry_after_is_reported_instead_of_waited_for(
     assert len(server.asked()) == 1
 
 
+def test_a_refusal_has_no_say_in_when_to_ask_again(server: FeedServer, transport: HttpTransport) -> None:
+    server.serve("/status", b"", status=404, headers={"Retry-After": "3600"})
+    assert failure(transport, f"{server.url}/status").retry_after is None
+
+
 def test_an_unreadable_retry_after_is_ignored(server: FeedServer, transport: HttpTransport) -> None:
     server.serve("/status", b"", status=429, headers={"Retry-After": "soon"})
     error = failure(transport, f"{server.url}/status")
@@ -169,6 +174,15 @@ def test_retries_end_with_the_budget(server: FeedServer) -> None:
         failure(transport, f"{server.url}/status")
     assert time.monotonic() - started < 1
     assert len(server.asked()) < 10
+
+
+def test_the_budget_for_retries_is_given_or_half_a_minute_and_not_the_cadence(server: FeedServer) -> None:
+    server.script("/status", [reply(b"", status=503, headers={"Retry-After": "1"}), reply(b"{}")])
+    with HttpTransport(settings(every="1s"), backoff_s=0.001, budget=timedelta(seconds=0.5)) as transport:
+        assert "longer than this poll can" in str(failure(transport, f"{server.url}/status"))
+    for every, total, expected in (("1s", "30s", 30), ("15m", "10m", 30), ("15m", "5s", 5)):
+        with HttpTransport(settings(every=every, total_timeout=total)) as transport:
+            assert transport.budget == timedelta(seconds=expected)
 
 
 def test_a_body_that_is_too_long_is_cut_off_even_when_compressed(server: FeedServer) -> None:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from velib_predictor.config.config import Settings, SystemSettings
     from velib_predictor.data.checks import LedgerEntry
+    from velib_predictor.data.collector import Collector, OnPoll
     from velib_predictor.data.database import Database
     from velib_predictor.data.raw import RawPoll
 
@@ -46,14 +47,14 @@ def collect(
     from velib_predictor.utils.temporal import parse_duration
 
     settings = start(config, db)
-    period = parse_duration(every) if every else None
     systems = chosen_systems(settings, system or [], url)
+    period = _period(parse_duration(every), systems) if every else None
     with closing(open_database(settings, create=True)) as database:
         if once:
             _collect_once(settings, database, systems, period, json)
             return
         with _stopped_by_signals() as (stop, interrupted):
-            run(settings, database, systems, stop, period, _emit_poll if json else _say_nothing)
+            run(settings, database, systems, stop, period, _emitter(stop) if json else _say_nothing)
     if interrupted.is_set():
         raise typer.Exit(ExitCode.INTERRUPTED)
 
@@ -73,7 +74,10 @@ def replay(
             raise UsageError(f"{path} does not exist")
     with closing(open_database(settings, create=True)) as database, _poll_counter() as on_poll:
         counts = run(database, raw, settings, on_poll)
-    emit(counts, json, f"{counts['recorded']} polls stored, {counts['known']} were stored already")
+    damaged = f"; {counts['damaged']} files are damaged and were skipped" if counts["damaged"] else ""
+    emit(counts, json, f"{counts['recorded']} polls stored, {counts['known']} were stored already{damaged}")
+    if counts["damaged"]:
+        raise typer.Exit(ExitCode.DEGRADED)
 
 
 def prune(db: Db = None, config: ConfigFile = None, json: Json = False) -> None:
@@ -81,7 +85,7 @@ def prune(db: Db = None, config: ConfigFile = None, json: Json = False) -> None:
     from datetime import UTC, datetime
 
     from velib_predictor.data.archive import Archive
-    from velib_predictor.data.collector import keep_archive
+    from velib_predictor.data.housekeeping import keep_archive
     from velib_predictor.data.inventory import delete_rows_before
 
     settings = start(config, db)
@@ -99,8 +103,12 @@ def prune(db: Db = None, config: ConfigFile = None, json: Json = False) -> None:
 
 
 def chosen_systems(settings: "Settings", names: list[str], url: str | None) -> dict[str, "SystemSettings"]:
-    """The systems that the command line means."""
-    from velib_predictor.config.config import SystemSettings
+    """The systems that the command line means.
+
+    Raises:
+        UsageError: an unknown or impossible name, or an address that is none.
+    """
+    from velib_predictor.config.config import SystemSettings, check_system_id
 
     if url is None:
         chosen = {name: settings.system(name) for name in names or settings.systems}
@@ -113,10 +121,31 @@ def chosen_systems(settings: "Settings", names: list[str], url: str | None) -> d
         )
     if not url.startswith(("http://", "https://")):
         raise UsageError(f"--url {url!r} is no web address; expected one such as https://example.org/gbfs.json")
-    known = settings.systems.get(names[0])
-    if known is None:
-        return {names[0]: SystemSettings(url=url)}
-    return {names[0]: known.model_copy(update={"url": url, "fallback": None})}
+    name = check_system_id(names[0])
+    known = settings.systems.get(name)
+    # Another host gets neither the keys that this system's operator asks for, nor its fallback.
+    other: dict[str, object] = {"url": url, "fallback": None, "headers": {}}
+    return {name: known.model_copy(update=other) if known else SystemSettings(url=url)}
+
+
+def _period(every: "timedelta", systems: dict[str, "SystemSettings"]) -> "timedelta":
+    """The time between polls, if it can be asked of these operators."""
+    from datetime import timedelta
+    from ipaddress import ip_address
+    from urllib.parse import urlsplit
+
+    def is_here(url: str) -> bool:
+        host = urlsplit(url).hostname or ""
+        try:
+            return host == "localhost" or ip_address(host).is_loopback
+        except ValueError:
+            return False
+
+    if every > timedelta(days=7):
+        raise UsageError(f"--every {every}: at most 7d is allowed")
+    if every < timedelta(seconds=10) and not all(is_here(system.url) for system in systems.values()):
+        raise UsageError(f"--every {every.total_seconds():g}s: an operator's server is asked at most every 10s")
+    return every
 
 
 def _collect_once(
@@ -127,26 +156,46 @@ def _collect_once(
     json: bool,
 ) -> None:
     from velib_predictor.data.collector import Collector
-    from velib_predictor.data.lock import single_instance
-    from velib_predictor.data.snapshot import Outcome
+    from velib_predictor.data.lock import AlreadyRunningError, single_instance
 
-    results, lines, worst = [], [], ExitCode.OK
+    results: list[dict[str, object]] = []
+    lines, worst = [], ExitCode.OK
     for system_id, system in systems.items():
-        with single_instance(settings.raw_dir / system_id, system_id, database):
-            collector = Collector(system_id, system, settings, database, every=every)
-            entry = collector.run_once()
+        try:
+            with single_instance(settings.raw_dir / system_id, system_id, database):
+                collector = Collector(system_id, system, settings, database, every=every)
+                entry = collector.run_once()
+        except AlreadyRunningError as error:
+            if len(systems) == 1:
+                raise
+            results.append({"system_id": system_id, "outcome": "not made", "detail": str(error)})
+            lines.append(f"{system_id}: not made, {error}")
+            worst = max(worst, ExitCode.FAILURE)
+            continue
         results.append(_as_dict(system_id, entry, collector.last_detail))
         lines.append(
             f"{system_id}: {entry.outcome}, {entry.stations} stations, {entry.changed} changed, "
             f"{entry.rejected} rejected" + (f" ({collector.last_detail})" if collector.last_detail else "")
         )
-        if entry.outcome is Outcome.FAILED:
-            worst = max(worst, ExitCode.UNREACHABLE)
-        elif not entry.outcome.accepted:
-            worst = max(worst, ExitCode.DEGRADED)
+        worst = max(worst, _exit_code(entry, collector))
     emit(results[0] if len(results) == 1 else results, json, "\n".join(lines))
     if worst is not ExitCode.OK:
         raise typer.Exit(worst)
+
+
+def _exit_code(entry: "LedgerEntry", collector: "Collector") -> ExitCode:
+    """What a poll means for whoever asked for it."""
+    from velib_predictor.data.snapshot import Outcome
+
+    if entry.outcome.accepted:
+        return ExitCode.OK
+    if entry.outcome is not Outcome.FAILED:
+        return ExitCode.DEGRADED
+    raw, detail = collector.last_raw, collector.last_detail or ""
+    ours = (
+        raw is None or raw.clock_step_s is not None or detail.startswith(("the raw archive", "it could not be stored"))
+    )
+    return ExitCode.FAILURE if ours or "lists no stations" in detail else ExitCode.UNREACHABLE
 
 
 def _as_dict(system_id: str, entry: "LedgerEntry", detail: str | None) -> dict[str, object]:
@@ -163,8 +212,16 @@ def _as_dict(system_id: str, entry: "LedgerEntry", detail: str | None) -> dict[s
     }
 
 
-def _emit_poll(system_id: str, entry: "LedgerEntry", detail: str | None) -> None:
-    emit(_as_dict(system_id, entry, detail), True, "")
+def _emitter(stop: "threading.Event") -> "OnPoll":
+    """Prints a line a poll; ends the run when nobody reads them any more (`| head`)."""
+
+    def emit_poll(system_id: str, entry: "LedgerEntry", detail: str | None) -> None:
+        try:
+            emit(_as_dict(system_id, entry, detail), True, "")
+        except BrokenPipeError:
+            stop.set()
+
+    return emit_poll
 
 
 def _say_nothing(_system_id: str, _entry: "LedgerEntry", _detail: str | None) -> None:
@@ -172,7 +229,7 @@ def _say_nothing(_system_id: str, _entry: "LedgerEntry", _detail: str | None) ->
 
 
 @contextmanager
-def _poll_counter() -> "Iterator[Callable[[RawPoll, LedgerEntry | None], None]]":
+def _poll_counter() -> "Iterator[Callable[[RawPoll, LedgerEntry], None]]":
     """Counts polls on stderr where that is a terminal."""
     if not on_terminal():
         yield lambda _poll, _entry: None

@@ -8,7 +8,7 @@ passes on those that nobody has set.
 import os
 import re
 from collections.abc import Mapping
-from datetime import timedelta
+from datetime import date, timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -39,12 +39,48 @@ def _duration(value: Any) -> timedelta:
         raise ValueError(str(error)) from None
 
 
-def _zone(name: str) -> str:
+def is_time_zone(name: str) -> bool:
+    """Whether there is an IANA time zone of that name."""
     try:
         ZoneInfo(name)
-    except (ZoneInfoNotFoundError, ValueError):
-        raise ValueError(f"{name!r} is not an IANA time zone such as Europe/Paris") from None
+    except (ZoneInfoNotFoundError, ValueError, OSError):  # OSError: "Europe" is a folder
+        return False
+    return True
+
+
+def _zone(name: str) -> str:
+    if not is_time_zone(name):
+        raise ValueError("this is no IANA time zone such as Europe/Paris")
     return name
+
+
+def check_system_id(name: str) -> str:
+    """The name of a system, which becomes a folder of the raw archive, beside folders that are named by the day.
+
+    Raises:
+        UsageError: it is no such name; the message says what is allowed.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", name) or _is_date(name.partition(".")[0]):
+        raise UsageError(
+            f"{name!r} is no name for a system; allowed are up to 64 letters (a-z, A-Z), digits and '.', '_', '-', "
+            "beginning with a letter or digit; not a date such as 2026-11-23"
+        )
+    return name
+
+
+def _is_date(text: str) -> bool:
+    try:
+        date.fromisoformat(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _system_id(name: str) -> str:
+    try:
+        return check_system_id(name)
+    except UsageError as error:
+        raise ValueError(str(error)) from None
 
 
 def _positive(value: timedelta) -> timedelta:
@@ -55,6 +91,7 @@ def _positive(value: timedelta) -> timedelta:
 
 Duration = Annotated[timedelta, BeforeValidator(_duration), AfterValidator(_positive)]
 TimeZone = Annotated[str, AfterValidator(_zone)]
+SystemId = Annotated[str, AfterValidator(_system_id)]
 Fraction = Annotated[float, Field(gt=0, le=1)]
 
 
@@ -197,7 +234,7 @@ class Settings(BaseSettings):
     collector: CollectorSettings = CollectorSettings()
     archive: ArchiveSettings = ArchiveSettings()
     storage: StorageSettings = StorageSettings()
-    systems: dict[str, SystemSettings] = Field(default_factory=lambda: {"velib": VELIB})
+    systems: dict[SystemId, SystemSettings] = Field(default_factory=lambda: {"velib": VELIB})
     """The systems that are collected, by system_id."""
 
     @classmethod

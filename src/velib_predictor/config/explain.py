@@ -55,7 +55,7 @@ def explain(error: ValidationError, model: type[BaseModel], file: Path, variable
 
 
 def _line(problem: ErrorDetails, model: type[BaseModel], file: Path, variables: Mapping[str, Variable]) -> str:
-    loc = [str(part) for part in problem["loc"]]
+    loc = [str(part) for part in problem["loc"] if part != "[key]"]  # pydantic's mark where the key itself is wrong
     where = place(loc, file, variables)
     match problem["type"]:
         case "extra_forbidden":
@@ -69,8 +69,9 @@ def _line(problem: ErrorDetails, model: type[BaseModel], file: Path, variables: 
             message = problem["msg"].removeprefix("Value error, ")
             message = message[0].lower() + message[1:]
     found = problem["input"]
-    # Headers hold keys and tokens, and whatever is nested may hold headers: of these only the type is told.
-    hidden = "headers" in loc or isinstance(found, list | dict)
+    # Headers and addresses hold keys and passwords, and whatever is nested may hold them: only the type is told.
+    is_address = isinstance(found, str) and "//" in found
+    hidden = "headers" in loc or isinstance(found, list | dict) or is_address
     return f"{where}: found {type(found).__name__ if hidden else repr(found)}; {message}"
 
 

@@ -3,48 +3,63 @@
     <root>/<system>/2026-11-23/20261123T181459.731204Z.json     one poll: what was asked and answered
     <root>/<system>/2026-11-23/<sha256>.zst                      a body, once a day however often it came
     <root>/<system>/2026-11-22.tar.zst                           a closed day: polls.jsonl, then the bodies
+    <root>/<system>/.pack.lock                                   held by the one process that packs or deletes
 
 A poll is *acknowledged* once `put` returns: its file is renamed into place and on the disk. Files ending in `.tmp` were
-being written when the program died and are ignored.
+being written when the program died and are ignored. Reading, adding and packing may go on at the same time, in several
+processes. What cannot be read is reported, never packed and never deleted (but by `prune`).
 """
 
-import io
+import heapq
 import os
 import shutil
-import tarfile
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 import msgspec
 import zstandard
 
-from velib_predictor.data.raw import RawPoll, content_hash
-from velib_predictor.utils.errors import VelibError
+from velib_predictor.data.packing import (
+    DAMAGE,
+    PACK_SUFFIX,
+    ArchiveError,
+    BodyReader,
+    OnDamage,
+    VanishedError,
+    add_to_pack,
+    alone,
+    find_body,
+    hashes,
+    packed_polls,
+    read_poll,
+    read_sound,
+    stamp,
+    verified,
+)
+from velib_predictor.data.raw import RawPoll
 from velib_predictor.utils.logger import get_logger
 
-BodyReader = Callable[[str], bytes]
-"""Gives the body with a given SHA-256 (hexadecimal)."""
+__all__ = ["Archive", "ArchiveError", "BodyReader", "OnDamage", "read_paths"]
 
-_INDEX = "polls.jsonl"
-_PACK_SUFFIX = ".tar.zst"
-# 16 MiB see the last 30 or so snapshots of 1,500 stations, which is what makes a packed day small, and the
-# collector's memory stays flat.
-_PACK_WINDOW_LOG = 24
+_LEFTOVER_S = 86_400  # a temporary file, or a body that no poll names, of that age is no write under way
 _log = get_logger(__name__)
 
 
-class ArchiveError(VelibError):
-    """An archived file is damaged or missing."""
+def _log_damage(message: str) -> None:
+    _log.error("damaged file of the archive skipped", error=message)
 
 
 class Archive:
     """The archive of one system below `root`."""
 
-    def __init__(self, root: Path, system_id: str) -> None:
+    def __init__(self, root: Path, system_id: str, on_damage: OnDamage = _log_damage) -> None:
         self.folder = root / system_id
         self.system_id = system_id
+        self._on_damage = on_damage
+        self._durable: Path | None = None  # the day's folder whose entries above are known to be on the disk
 
     def put(self, poll: RawPoll, bodies: Mapping[str, bytes]) -> None:
         """Store a poll for good. `bodies` holds at least those that the poll's documents name.
@@ -52,21 +67,30 @@ class Archive:
         Raises:
             OSError: the disk is full or not writable; the poll is then not acknowledged.
         """
-        folder = self.folder / poll.polled_at.astimezone(UTC).date().isoformat()
-        if not folder.exists():
-            folder.mkdir(parents=True)
-            _sync_folder(folder.parent)
-        for sha in dict.fromkeys(document.sha256 for document in poll.documents):
+        try:
+            self._put(poll, bodies)
+        except FileNotFoundError:  # packing removed the folder of a past day, empty as it was
+            self._put(poll, bodies)
+
+    def _put(self, poll: RawPoll, bodies: Mapping[str, bytes]) -> None:
+        folder = self._day_folder(poll.polled_at.astimezone(UTC).date())
+        if folder != self._durable or not folder.is_dir():
+            folder.mkdir(parents=True, exist_ok=True)
+            for parent in folder.parents[:4]:  # as in data/raw/velib/2026-11-23: those that this program makes
+                if os.access(parent, os.W_OK):
+                    _sync_folder(parent)
+            self._durable = folder
+        for sha in hashes(poll):
             path = folder / f"{sha}.zst"
             if not path.exists():
                 _write_durably(path, zstandard.ZstdCompressor(write_checksum=True).compress(bodies[sha]))
-        _write_durably(folder / f"{_stamp(poll.polled_at)}.json", msgspec.json.encode(poll))
+        _write_durably(folder / f"{stamp(poll.polled_at)}.json", msgspec.json.encode(poll))
         _sync_folder(folder)
 
     def read(self, since: datetime | None = None) -> Iterator[tuple[RawPoll, BodyReader]]:
         """All polls after `since` (exclusive; None: all) in time order, each with the way to its bodies.
 
-        A body can be read until the iterator moves on. Damaged files are skipped and logged.
+        A body can be read until the iterator moves on. Damaged files are skipped, and `on_damage` is told.
         """
         first = since.astimezone(UTC).date() if since else date.min
         for day in self.days():
@@ -77,198 +101,181 @@ class Archive:
 
     def last(self) -> tuple[RawPoll, BodyReader] | None:
         """The newest poll with an answer, if its day is not packed yet: what it says is too old by then."""
-        newest = None
         for day in self.days()[-1:]:
-            for poll, body in _read_folder(self.folder / day.isoformat()):
-                newest = (poll, body) if poll.documents else newest
-        return newest
+            for path in reversed(self._loose_files(day)):
+                with suppress(VanishedError):
+                    for poll, body in self._read_loose(day, [path]):
+                        if poll.documents:
+                            return poll, body
+        return None
 
     def days(self) -> list[date]:
         """The days (UTC) that hold polls, in order."""
         if not self.folder.is_dir():
             return []
-        names = {path.name.removesuffix(_PACK_SUFFIX) for path in self.folder.iterdir() if _is_day(path)}
-        return sorted(date.fromisoformat(name) for name in names)
+        # Twice: one listing can miss both the pack, if it is renamed into place behind it, and the folder before it.
+        found = {_day_of(path) for _ in range(2) for path in self.folder.iterdir()}
+        return sorted(day for day in found if day)
 
     def read_day(self, day: date) -> Iterator[tuple[RawPoll, BodyReader]]:
-        """The polls of one day in time order, from its pack and from loose files."""
-        pack, folder = self._pack_path(day), self.folder / day.isoformat()
-        if not pack.exists():
-            yield from _read_folder(folder)
-        elif not folder.exists():
-            yield from _read_pack(pack)
-        else:  # killed between packing and deleting, or a poll was added to a packed day
-            loose = {poll.polled_at: (poll, body) for poll, body in _read_folder(folder)}
-            for poll, body in _read_pack(pack):
-                for early in sorted(at for at in loose if at < poll.polled_at):
-                    yield loose.pop(early)
-                loose.pop(poll.polled_at, None)
-                yield poll, body
-            yield from (loose[at] for at in sorted(loose))
+        """The polls of one day in time order, from its pack and from loose files; also while it is being packed."""
+        last = datetime.min.replace(tzinfo=UTC)
+        while True:
+            loose = self._loose_files(day)  # before the pack is looked for: packing makes it, and then deletes these
+            both = heapq.merge(
+                read_sound(self._pack_path(day), self._on_damage),
+                self._read_loose(day, loose),
+                key=lambda item: item[0].polled_at,
+            )
+            try:
+                for poll, body in both:
+                    if poll.polled_at > last:  # else it is in both, or was yielded in the round before
+                        last = poll.polled_at
+                        yield poll, body
+                return
+            except VanishedError as error:
+                if not self._pack_path(day).exists():
+                    self._on_damage(f"{error} was deleted while its day was read")
 
     def pack(self, now: datetime, after: timedelta) -> list[date]:
         """Pack each day that ended more than `after` ago into one file, read it back, then delete its loose files.
 
-        Returns the days that were packed. Killed at any moment, it loses nothing and starts again.
+        Returns the days that were packed; none while another process packs. A day of which anything cannot be read is
+        left as it is, and logged. Killed at any moment, it loses nothing and starts again.
         """
         packed = []
-        for day in self.days():
-            ended = datetime(day.year, day.month, day.day, tzinfo=UTC) + timedelta(days=1)
-            folder = self.folder / day.isoformat()
-            if folder.is_dir() and ended + after <= now:
-                self._pack_day(day, folder)
-                packed.append(day)
+        with alone(self.folder) as mine:
+            for stale in self.folder.glob(f"*{PACK_SUFFIX}*.tmp") if mine else []:
+                stale.unlink(missing_ok=True)
+            for day in self.days() if mine else []:
+                ended = datetime(day.year, day.month, day.day, tzinfo=UTC) + timedelta(days=1)
+                try:
+                    if ended + after <= now and self._pack_day(day):
+                        packed.append(day)
+                except Exception as error:  # whatever is wrong with one day, the others are packed
+                    _log.error("day not packed", system=self.system_id, day=day.isoformat(), error=str(error))
         return packed
 
     def prune(self, before: date) -> list[date]:
-        """Delete all days before `before`; returns them."""
-        old = [day for day in self.days() if day < before]
-        for day in old:
-            self._pack_path(day).unlink(missing_ok=True)
-            shutil.rmtree(self.folder / day.isoformat(), ignore_errors=True)
-        return old
+        """Delete all days before `before`; returns them. Deletes nothing while another process packs."""
+        deleted = []
+        with alone(self.folder) as mine:
+            for day in self.days() if mine else []:
+                try:
+                    if day < before:
+                        self._pack_path(day).unlink(missing_ok=True)
+                        with suppress(FileNotFoundError):
+                            shutil.rmtree(self._day_folder(day))
+                        deleted.append(day)
+                except OSError as error:
+                    _log.error("day not deleted", system=self.system_id, day=day.isoformat(), error=str(error))
+        return deleted
 
     def _pack_path(self, day: date) -> Path:
-        return self.folder / f"{day.isoformat()}{_PACK_SUFFIX}"
+        return self.folder / f"{day.isoformat()}{PACK_SUFFIX}"
 
-    def _pack_day(self, day: date, folder: Path) -> None:
-        target = self._pack_path(day)
-        temporary = target.with_name(target.name + ".tmp")
-        polls = [poll for poll, _ in self.read_day(day)]
-        with temporary.open("wb") as file:
-            _write_pack(file, polls, self.read_day(day))
-            file.flush()
-            os.fsync(file.fileno())
-        readable = sum(1 for poll, body in _read_pack(temporary) if all(body(d.sha256) for d in poll.documents))
-        if readable != len(polls):
-            raise ArchiveError(f"{temporary} holds {readable} of {len(polls)} polls; the loose files of {day} are kept")
-        temporary.rename(target)
-        _sync_folder(self.folder)
-        shutil.rmtree(folder)
-        _log.info(
-            "day packed", system=self.system_id, day=day.isoformat(), polls=len(polls), bytes=target.stat().st_size
-        )
+    def _day_folder(self, day: date) -> Path:
+        return self.folder / day.isoformat()
+
+    # -- loose files ----------------------------------------------------------------------------------------
+
+    def _loose_files(self, day: date) -> list[Path]:
+        try:
+            return _poll_files(self._day_folder(day))
+        except OSError as error:
+            self._on_damage(f"{self._day_folder(day)} cannot be read: {error}")
+            return []
+
+    def _read_loose(self, day: date, paths: Iterable[Path]) -> Iterator[tuple[RawPoll, BodyReader]]:
+        def body(sha: str) -> bytes:
+            path, pack = self._day_folder(day) / f"{sha}.zst", self._pack_path(day)
+            try:
+                return verified(zstandard.ZstdDecompressor().decompress(path.read_bytes()), sha, path)
+            except (ArchiveError, *DAMAGE) as error:
+                if pack.exists():  # packed since its poll was read
+                    return find_body(pack, sha)
+                raise ArchiveError(f"{path} cannot be read: {error}") from error
+
+        for path in paths:
+            try:
+                poll, _ = read_poll(path)
+            except ArchiveError as error:
+                self._on_damage(str(error))
+            else:
+                yield poll, body
+
+    # -- packing --------------------------------------------------------------------------------------------
+
+    def _pack_day(self, day: date) -> bool:
+        """Whether there was anything to pack. Only files that are in the new pack are deleted, by name."""
+        folder, pack = self._day_folder(day), self._pack_path(day)
+        loose = _poll_files(folder)
+        if loose:
+            added = {path.stem: read_poll(path) for path in loose}  # raises at the first that cannot be read
+            polls = add_to_pack(pack, added, self._read_loose(day, loose))
+            _sync_folder(self.folder)
+            _log.info("day packed", system=self.system_id, day=day.isoformat(), polls=polls, bytes=pack.stat().st_size)
+            for path in loose:
+                path.unlink(missing_ok=True)
+        if folder.is_dir():
+            _remove_unnamed(folder, pack)
+            with suppress(OSError):  # a poll was added meanwhile, or something is not ours
+                folder.rmdir()
+        return bool(loose)
 
 
-def read_paths(paths: Iterable[Path]) -> Iterator[tuple[RawPoll, BodyReader]]:
+def read_paths(paths: Iterable[Path], on_damage: OnDamage = _log_damage) -> Iterator[tuple[RawPoll, BodyReader]]:
     """The polls below each path in time order: an archive's root, a system's folder, a day's folder or pack.
+
+    Damaged files are skipped, and `on_damage` is told.
 
     Raises:
         ArchiveError: a path holds nothing of the kind.
     """
     for path in paths:
-        if path.is_file() and path.name.endswith(_PACK_SUFFIX):
-            yield from _read_pack(path)
-        elif path.is_dir() and _is_day(path):
-            yield from _read_folder(path)
-        elif path.is_dir() and (days := Archive(path.parent, path.name)).days():
-            yield from days.read()
+        day = _day_of(path)
+        if path.is_file() and path.name.endswith(PACK_SUFFIX):
+            yield from read_sound(path, on_damage)
+        elif path.is_dir() and day:
+            yield from Archive(path.parent.parent, path.parent.name, on_damage).read_day(day)
+        elif path.is_dir() and (system := Archive(path.parent, path.name, on_damage)).days():
+            yield from system.read()
         elif path.is_dir() and (systems := [p for p in sorted(path.iterdir()) if Archive(path, p.name).days()]):
-            for system in systems:
-                yield from Archive(path, system.name).read()
+            for folder in systems:
+                yield from Archive(path, folder.name, on_damage).read()
         else:
             raise ArchiveError(
                 f"{path} is no raw archive; expected its root, a system's folder in it, or a day "
-                f"(a folder such as 2026-11-23, or a file 2026-11-23{_PACK_SUFFIX})"
+                f"(a folder such as 2026-11-23, or a file 2026-11-23{PACK_SUFFIX})"
             )
 
 
-def _read_folder(folder: Path) -> Iterator[tuple[RawPoll, BodyReader]]:
-    def body(sha: str) -> bytes:
-        try:
-            content = zstandard.ZstdDecompressor().decompress((folder / f"{sha}.zst").read_bytes())
-        except (OSError, zstandard.ZstdError) as error:
-            raise ArchiveError(f"{folder / sha}.zst cannot be read: {error}") from error
-        return _verified(content, sha, folder)
-
-    for path in sorted(folder.glob("*.json")):
-        try:
-            poll = msgspec.json.decode(path.read_bytes(), type=RawPoll)
-        except (OSError, msgspec.MsgspecError) as error:
-            _log.error("archived poll is damaged and skipped", path=str(path), error=str(error))
-            continue
-        yield poll, body
-
-
-def _read_pack(path: Path) -> Iterator[tuple[RawPoll, BodyReader]]:
-    """Streams: a body is held only until the last poll that names it."""
-    bodies: dict[str, bytes] = {}
-
-    def body(sha: str) -> bytes:
-        return _verified(bodies[sha], sha, path)
-
+def _poll_files(folder: Path) -> list[Path]:
+    """In time order. Not by `glob`, which takes a folder that it may not read for an empty one."""
     try:
-        with path.open("rb") as file, zstandard.ZstdDecompressor().stream_reader(file) as stream:
-            tar = tarfile.open(fileobj=stream, mode="r|")  # noqa: SIM115 - nothing of its own to close
-            polls = msgspec.json.Decoder(RawPoll).decode_lines(_index(tar, path))
-            uses = Counter(sha for poll in polls for sha in _hashes(poll))
-            for poll in polls:
-                while any(sha not in bodies for sha in _hashes(poll)):
-                    entry = tar.next()
-                    if entry is None:
-                        raise ArchiveError(f"{path} ends before the bodies of the poll at {poll.polled_at}")
-                    content = tar.extractfile(entry)
-                    bodies[entry.name] = content.read() if content else b""
-                yield poll, body
-                for sha in _hashes(poll):
-                    uses[sha] -= 1
-                    if not uses[sha]:
-                        del bodies[sha]
-    except (OSError, tarfile.TarError, zstandard.ZstdError, msgspec.MsgspecError) as error:
-        raise ArchiveError(f"{path} cannot be read: {error}") from error
+        return sorted(path for path in folder.iterdir() if path.suffix == ".json")
+    except (FileNotFoundError, NotADirectoryError):
+        return []
 
 
-def _index(tar: tarfile.TarFile, path: Path) -> bytes:
-    entry = tar.next()
-    content = tar.extractfile(entry) if entry and entry.name == _INDEX else None
-    if content is None:
-        raise ArchiveError(f"{path} does not begin with {_INDEX}")
-    return content.read()
+def _remove_unnamed(folder: Path, pack: Path) -> None:
+    """Delete the bodies that are packed, but those of polls added meanwhile, and what killed programs left."""
+    packed = {sha for poll, _ in packed_polls(pack).values() for sha in hashes(poll)}
+    needed = {sha for path in _poll_files(folder) for sha in hashes(read_poll(path)[0])}
+    for path in folder.iterdir():
+        old = time.time() - path.stat().st_mtime > _LEFTOVER_S
+        body = path.suffix == ".zst" and path.stem not in needed
+        if (body and (old or path.stem in packed)) or (path.suffix == ".tmp" and old):
+            path.unlink()
 
 
-def _write_pack(file: io.BufferedWriter, polls: list[RawPoll], source: Iterator[tuple[RawPoll, BodyReader]]) -> None:
-    parameters = zstandard.ZstdCompressionParameters.from_level(
-        6, window_log=_PACK_WINDOW_LOG, enable_ldm=True, write_checksum=True
-    )
-    written: set[str] = set()
-    with (
-        zstandard.ZstdCompressor(compression_params=parameters).stream_writer(file, closefd=False) as stream,
-        tarfile.open(fileobj=stream, mode="w|") as tar,
-    ):
-        _add(tar, _INDEX, b"".join(msgspec.json.encode(poll) + b"\n" for poll in polls))
-        for poll, body in source:
-            for sha in _hashes(poll):
-                if sha not in written:
-                    _add(tar, sha, body(sha))
-                    written.add(sha)
-
-
-def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
-    entry = tarfile.TarInfo(name)
-    entry.size = len(content)
-    tar.addfile(entry, io.BytesIO(content))
-
-
-def _hashes(poll: RawPoll) -> list[str]:
-    return list(dict.fromkeys(document.sha256 for document in poll.documents))
-
-
-def _verified(content: bytes, sha: str, where: Path) -> bytes:
-    if content_hash(content) != sha:
-        raise ArchiveError(f"the body {sha} in {where} is damaged: its content has another SHA-256")
-    return content
-
-
-def _stamp(at: datetime) -> str:
-    return at.astimezone(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
-
-
-def _is_day(path: Path) -> bool:
+def _day_of(path: Path) -> date | None:
+    name = path.name.removesuffix(PACK_SUFFIX)
     try:
-        date.fromisoformat(path.name.removesuffix(_PACK_SUFFIX))
+        day = date.fromisoformat(name)
     except ValueError:
-        return False
-    return True
+        return None
+    return day if day.isoformat() == name else None  # not the basic form 20261123, which it takes, too
 
 
 def _write_durably(path: Path, content: bytes) -> None:

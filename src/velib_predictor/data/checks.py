@@ -3,8 +3,9 @@
 Both are functions of the ledger alone, so a replay of the archive comes to the same outcomes.
 """
 
+import math
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from datetime import UTC, date, datetime, timedelta
 from statistics import median
 from typing import NamedTuple
@@ -14,15 +15,31 @@ from velib_predictor.config.config import CollectorSettings
 from velib_predictor.data.snapshot import Outcome, Snapshot
 
 LEARNING_DAYS = 14
-_DAY = timedelta(days=1)
+_MINUTE, _HOUR, _DAY = timedelta(minutes=1), timedelta(hours=1), timedelta(days=1)
 _LONGEST_GAP = timedelta(minutes=30)
 """Counts that moved and came back within a gap are not seen, so a longer one says little more."""
-_PRIOR_RATE = 0.001
-"""Changes a station and minute by day before anything is learned; Vélib' has 0.06-0.12, Bay Wheels 0.011."""
-_ENOUGH_EVIDENCE = 20.0
-"""Expected changes below which silence proves nothing: P(at most 2 | 20) is 5e-7."""
+_TOO_LONG = timedelta(minutes=90)
+"""A gap that says nothing of the rate: what has changed in it belongs to no hour."""
+_LEAST_MINUTES = 29.0
+"""Time over which a rate must have been seen: half an hour, less the jitter of polls."""
+_RECENT = timedelta(hours=2)
+"""How long the hour before a silence speaks for what should be heard in it."""
+_BELIEVED = timedelta(days=2)
+"""A longer silence is believed: the season is over."""
+_REPLAYED = timedelta(days=3)
+"""How far back a silence is followed over midnight: further than `_BELIEVED`."""
+_DAY_HOURS = range(9, 20)
+"""Local hours in which a network does not rest."""
+_PRIOR_RATE, _LARGE = 0.001, 500
+"""Changes a station and minute by day, in a network of so many stations: Vélib' has 0.06-0.12, Bay Wheels 0.011."""
+_LAST_DAYS = 3
+"""Quiet days in a row that are believed."""
+_ENOUGH_EVIDENCE = 30.0
+"""Expected changes below which silence proves nothing: P(at most 3 | 30) is 5e-10, on a day half as lively 2e-4."""
 _SILENCE = 0.1
 """Share of the expected changes up to which a feed counts as silent: a few stations move in a freeze too."""
+_JITTER = timedelta(seconds=30)
+"""Polls come a little early or late."""
 
 
 class LedgerEntry(NamedTuple):
@@ -36,7 +53,7 @@ class LedgerEntry(NamedTuple):
 
 
 class SnapshotCheck:
-    """Judges whole snapshots against the median station count of the last day."""
+    """Judges whole snapshots against the median station count of the day up to the last one that had stations."""
 
     def __init__(self, settings: CollectorSettings) -> None:
         self._settings = settings
@@ -44,9 +61,11 @@ class SnapshotCheck:
 
     def observe(self, entry: LedgerEntry) -> None:
         """Take a ledger row into account. Quarantined ones count too: a network that has really shrunk
-        is believed once half a day's polls say so."""
+        is believed once half a day's polls say so. Polls without an answer leave the last sizes standing."""
         if size := entry.stations + entry.rejected:
             self._sizes.append((entry.polled_at, size))
+            while self._sizes[0][0] < entry.polled_at - _DAY:
+                self._sizes.popleft()
 
     def reason(self, snapshot: Snapshot) -> str | None:
         """Why `snapshot` must be quarantined, or None."""
@@ -58,8 +77,6 @@ class SnapshotCheck:
                 f"{rejected} of {readable + rejected} station records are unreadable "
                 f"(over {self._settings.max_rejected:.0%}), such as: {snapshot.rejected[0]}"
             )
-        while self._sizes and self._sizes[0][0] < snapshot.fetched_at - _DAY:
-            self._sizes.popleft()
         if not self._sizes:
             return None
         usual = median(size for _, size in self._sizes)
@@ -71,94 +88,168 @@ class SnapshotCheck:
         return None
 
 
+class _Interval(NamedTuple):
+    """What was seen from one poll to the next."""
+
+    end: datetime
+    minutes: float
+    exposure: float  # station-minutes
+    changed: int
+    doubtful: bool  # one of the two was called frozen
+
+
+class _Silence(NamedTuple):
+    """Polls in a row at which hardly anything changed, and the changes expected in it."""
+
+    since: datetime
+    rate_before: float | None  # changes a station and minute in the hour before
+    lasting: float = 0.0  # expected by the rates of the hours
+    recent: float = 0.0  # expected by the rate before, in hours that have none
+    seen: int = 0
+
+    def expected(self, at: datetime) -> float:
+        return self.lasting + (self.recent if at - self.since <= _RECENT else 0.0)
+
+
 class FreezeDetector:
     """Tells a feed that serves old counts from a quiet hour.
 
     A frozen Vélib' portal served the same counts with fresh times for up to a day, one to three stations still moving
-    (2024-11-01 to 03). So silence is judged against the number of changes expected since it began: by the hour of the
-    local day from the last 14 days; else from the hour before the silence; else by a low prior for daytime.
+    (2024-11-01 to 03). So silence is judged against the number of changes expected since it began.
+
+    By the learned rate of the local hour: that of the median day, but no more than the liveliest of the last three days
+    or of the last two of that weekday. By day a poll that was called frozen counts only among those three and two:
+    a day's freeze must not teach that silence is normal. At night it counts like all others: who closes at night is
+    accused in the first night and not again. An hour beside a quieter one is taken to be as quiet, since networks close
+    at half past and clocks go back.
+
+    In an hour without a learned rate: by the hour before the silence, for two hours; and by day, in a large network, by
+    a low prior.
     """
 
     def __init__(self, timezone: str | None, settings: CollectorSettings) -> None:
         self._zone = ZoneInfo(timezone or "UTC")
-        self._patience = settings.frozen_after
-        self._rates: dict[int, float] = {}
+        self._day_hours = _DAY_HOURS if timezone else range(0)
+        self._patience = settings.frozen_after - _JITTER
+        self._rates: dict[tuple[int, int], float] = {}  # (weekday, hour) -> changes a station and minute
         self._learned_on: date | None = None
-        self._last: datetime | None = None
-        self._before: deque[tuple[float, int]] = deque()  # (station-minutes, changes) of the last lively hour
-        self._silent_since: datetime | None = None
-        self._expected = 0.0
-        self._seen = 0
+        self._last: LedgerEntry | None = None
+        self._hour: deque[_Interval] = deque()  # the last one
+        self._silence: _Silence | None = None
 
     def needs_learning(self, at: datetime) -> bool:
         """Whether a new UTC day has begun, so that `learn` should be called with the ledger of the days before."""
         return self._learned_on != at.astimezone(UTC).date()
 
     def learn(self, entries: Iterable[LedgerEntry], at: datetime) -> None:
-        """Set the hourly rates from the ledger rows of the `LEARNING_DAYS` whole UTC days before `at`, in order."""
-        exposure, changes = dict.fromkeys(range(24), 0.0), dict.fromkeys(range(24), 0)
-        previous: datetime | None = None
+        """Set the hourly rates from the ledger rows of the `LEARNING_DAYS` whole UTC days before `at`, in order.
+
+        What was observed until then is forgotten and taken from those rows too: from here on the state depends on them
+        and on what is observed since alone, in a process that runs on as in one that has just started.
+        """
+        entries, today = list(entries), at.astimezone(UTC).date()
+        hours: dict[int, dict[date, list[_Interval]]] = {}
+        self._forget()
         for entry in entries:
-            if not entry.outcome.accepted:
-                previous = None
-                continue
-            if previous is not None and entry.polled_at - previous <= _LONGEST_GAP:
-                hour = entry.polled_at.astimezone(self._zone).hour
-                exposure[hour] += entry.stations * _minutes(entry.polled_at - previous)
-                changes[hour] += entry.changed
-            previous = entry.polled_at
-        self._rates = {hour: changes[hour] / exposure[hour] for hour in exposure if exposure[hour] > 0}
-        self._learned_on = at.astimezone(UTC).date()
+            if interval := self._interval(entry):
+                local = (interval.end - interval.minutes / 2 * _MINUTE).astimezone(self._zone)
+                hours.setdefault(local.hour, {}).setdefault(local.date(), []).append(interval)
+            self._last = entry if _answered(entry) else self._last
+        self._rates = {}
+        for hour, days in hours.items():
+            rates = _weekday_rates(days, believe_all=hour not in self._day_hours)
+            self._rates.update({(weekday, hour): rate for weekday, rate in rates.items()})
+        self._learned_on = today
+        self._forget()
+        for entry in entries:
+            if entry.polled_at.astimezone(UTC).date() >= today - _REPLAYED:
+                self.observe(entry)
 
     def is_frozen(self, polled_at: datetime, stations: int, changed: int) -> bool:
         """Whether a poll with these numbers would be one of a frozen feed. Changes nothing."""
-        if self._last is None or changed > _few(stations):
+        silence = self._silence_at(LedgerEntry(polled_at, Outcome.OK, stations, changed, 0))
+        if silence is None:
             return False
-        since = self._silent_since or self._last
-        expected = self._expected + self._expect(polled_at, stations)
-        seen = self._seen + changed
-        return polled_at - since >= self._patience and expected >= _ENOUGH_EVIDENCE and seen <= expected * _SILENCE
+        expected = silence.expected(polled_at)
+        lasted = self._patience <= polled_at - silence.since <= _BELIEVED
+        return lasted and expected >= _ENOUGH_EVIDENCE and silence.seen <= expected * _SILENCE
 
     def observe(self, entry: LedgerEntry) -> None:
         """Take a ledger row into account."""
-        if entry.outcome in (Outcome.FAILED, Outcome.MISSED, Outcome.QUARANTINED):
+        if not _answered(entry):
             return
-        if self._last is not None:
-            if entry.changed <= _few(entry.stations):
-                self._silent_since = self._silent_since or self._last
-                self._expected += self._expect(entry.polled_at, entry.stations)
-                self._seen += entry.changed
-            else:
-                self._silent_since, self._expected, self._seen = None, 0.0, 0
-                self._remember(entry)
-        self._last = entry.polled_at
+        self._silence = self._silence_at(entry)
+        if interval := self._interval(entry):
+            self._hour.append(interval)
+        while self._hour and self._hour[0].end <= entry.polled_at - _HOUR:
+            self._hour.popleft()
+        self._last = entry
 
-    def _remember(self, entry: LedgerEntry) -> None:
-        assert self._last is not None  # noqa: S101 - for the type checker
-        gap = min(entry.polled_at - self._last, _LONGEST_GAP)
-        self._before.append((max(entry.stations, 1) * _minutes(gap), entry.changed))
-        while len(self._before) > 1 and sum(e for e, _ in self._before) > 60 * max(entry.stations, 1):
-            self._before.popleft()
+    def _forget(self) -> None:
+        self._last, self._silence = None, None
+        self._hour.clear()
 
-    def _expect(self, polled_at: datetime, stations: int) -> float:
-        """Changes expected between the poll before and `polled_at`."""
-        assert self._last is not None  # noqa: S101 - for the type checker
-        return self._rate(polled_at) * stations * _minutes(min(polled_at - self._last, _LONGEST_GAP))
+    def _silence_at(self, entry: LedgerEntry) -> _Silence | None:
+        """The silence as it stands with a poll taken into account. None: the feed is lively."""
+        few = max(3, entry.stations // 500)  # so many may still move in a freeze
+        if self._last is None or entry.changed > few:
+            return None
+        silence = self._silence or _Silence(self._last.polled_at, _rate(self._hour))
+        gap = min(entry.polled_at - self._last.polled_at, _LONGEST_GAP)
+        lasting, recent = self._rates_at(entry.polled_at - gap / 2, entry.stations, silence.rate_before)
+        exposure = entry.stations * gap / _MINUTE
+        silence = silence._replace(
+            lasting=silence.lasting + exposure * lasting,
+            recent=silence.recent + exposure * recent,
+            seen=silence.seen + entry.changed,
+        )
+        return None if silence.seen > max(few, silence.expected(entry.polled_at) * _SILENCE) else silence
 
-    def _rate(self, at: datetime) -> float:
-        """Changes a station and minute."""
-        hour = at.astimezone(self._zone).hour
-        if hour in self._rates:
-            return self._rates[hour]
-        if self._before:
-            return sum(changes for _, changes in self._before) / sum(exposure for exposure, _ in self._before)
-        return _PRIOR_RATE if 7 <= hour < 22 else 0.0
+    def _rates_at(self, at: datetime, stations: int, before: float | None) -> tuple[float, float]:
+        """Changes a station and minute to expect at a time: for good, and for a while after a rate `before`."""
+        local, *beside = [(at + shift).astimezone(self._zone) for shift in (timedelta(0), -_HOUR, _HOUR)]
+        by_day = local.hour in self._day_hours
+        own = self._rates.get((local.weekday(), local.hour))
+        around = [self._rates.get((other.weekday(), other.hour)) for other in beside]
+        if own is not None:  # at night nobody is accused next to an hour of which nothing is known
+            return min(own, *(own if rate is None and by_day else rate or 0.0 for rate in around)), 0.0
+        quietest = min((rate for rate in (before, *around) if rate is not None), default=math.inf)
+        prior = _PRIOR_RATE if by_day and stations >= _LARGE else 0.0
+        return min(quietest, prior), quietest if before is not None else 0.0
+
+    def _interval(self, entry: LedgerEntry) -> _Interval | None:
+        """What an entry tells of the rate of changes, if anything."""
+        last = self._last
+        if last is None or not _answered(entry) or entry.polled_at - last.polled_at > _TOO_LONG:
+            return None
+        minutes = min(entry.polled_at - last.polled_at, _LONGEST_GAP) / _MINUTE
+        doubtful = Outcome.FROZEN in (entry.outcome, last.outcome)
+        return _Interval(entry.polled_at, minutes, entry.stations * minutes, entry.changed, doubtful)
 
 
-def _few(stations: int) -> int:
-    """Stations that may still move in a freeze."""
-    return max(3, stations // 500)
+def _answered(entry: LedgerEntry) -> bool:
+    """Whether the feed said something that counts."""
+    return entry.outcome.accepted or entry.outcome is Outcome.FROZEN
 
 
-def _minutes(duration: timedelta) -> float:
-    return duration.total_seconds() / 60
+def _rate(intervals: Collection[_Interval]) -> float | None:
+    """Changes a station and minute; None if under half an hour was seen."""
+    exposure = sum(interval.exposure for interval in intervals)
+    if not exposure or sum(interval.minutes for interval in intervals) < _LEAST_MINUTES:
+        return None
+    return sum(interval.changed for interval in intervals) / exposure
+
+
+def _weekday_rates(days: Mapping[date, Collection[_Interval]], *, believe_all: bool) -> dict[int, float]:
+    """The rate to expect in one hour of each weekday, from that hour of the days before; none if they do not say."""
+    told = {day: rate for day, intervals in days.items() if (rate := _rate(intervals)) is not None}
+    sure = [_rate([i for i in intervals if believe_all or not i.doubtful]) for intervals in days.values()]
+    always = [median(known)] if (known := [rate for rate in sure if rate is not None]) else []
+    if len(told) >= _LAST_DAYS:
+        always.append(max(list(told.values())[-_LAST_DAYS:]))
+    rates = {}
+    for weekday in range(7):
+        same = [rate for day, rate in told.items() if day.weekday() == weekday]
+        if limits := [*always, *([max(same)] if len(same) > 1 else [])]:
+            rates[weekday] = min(limits)
+    return rates

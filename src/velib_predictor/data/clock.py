@@ -1,8 +1,10 @@
-"""The wall clock, watched against the monotonic one: times of observation must not lie."""
+"""The wall clock, watched against the monotonic one (times of observation must not lie), and the time between polls."""
 
 import threading
 import time
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+
+from velib_predictor.config.config import CollectorSettings, SystemSettings
 
 _TOLERANCE_S = 2.0
 _NAP_S = 60.0
@@ -35,3 +37,17 @@ class SystemClock:
             if stop.wait(min(left, _NAP_S)):
                 return True
         return stop.is_set()
+
+
+_LONGEST_TTL = timedelta(minutes=5)
+"""GBFS: real-time files must not be older, so a longer ttl is a mistake (Vélib' says 3600 s, 2020 to 2026)."""
+
+
+def polling_period(
+    system: SystemSettings, collector: CollectorSettings, feed_ttl_s: int | None, override: timedelta | None = None
+) -> timedelta:
+    """Time between polls: as configured, but not less than the feed's ttl or what overrides it; `override` wins."""
+    if override:
+        return override
+    ttl = system.ttl or min(timedelta(seconds=feed_ttl_s or 0), _LONGEST_TTL)
+    return max(system.every or collector.every, ttl)

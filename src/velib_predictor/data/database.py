@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event, inspect, make_url, text
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import DBAPIError
 
 from velib_predictor.data.sqlite_gate import Library, gate_of
 from velib_predictor.utils.errors import VelibError
@@ -21,7 +21,16 @@ MIGRATIONS = Path(__file__).parent / "migrations"
 
 
 class DatabaseError(VelibError):
-    """The database cannot be reached, is not initialised, or is of another version."""
+    """The database cannot be reached or used; the same may work later."""
+
+    def __init__(self, message: str, reason: str | None = None) -> None:
+        super().__init__(message)
+        self.reason = reason or message
+        """What the database itself said, in one line."""
+
+
+class RefusedError(DatabaseError):
+    """The database refuses what it was told to store, and will again: a value out of range, a broken constraint."""
 
 
 class Database:
@@ -52,7 +61,7 @@ class Database:
     @contextmanager
     def read(self) -> Iterator[Connection]:
         """A connection for reading: one consistent view, never blocked by the writer."""
-        with self._explained(), self._kept_apart("sqlite3"), self.engine.begin() as connection:
+        with self.explained(), self._kept_apart("sqlite3"), self.engine.begin() as connection:
             yield connection
 
     @contextmanager
@@ -62,7 +71,7 @@ class Database:
         On SQLite it takes the write lock at once: a reader that turns writer later can deadlock.
         """
         immediate = self.engine.execution_options(immediate=True)
-        with self._explained(), self._kept_apart("sqlite3"), immediate.begin() as connection:
+        with self.explained(), self._kept_apart("sqlite3"), immediate.begin() as connection:
             yield connection
 
     @contextmanager
@@ -109,7 +118,7 @@ class Database:
         if self.dialect == "sqlite" and self.url.database:
             Path(self.url.database).parent.mkdir(parents=True, exist_ok=True)
         immediate = self.engine.execution_options(immediate=True)
-        with self._explained(), self._kept_apart("sqlite3"), immediate.connect() as connection:
+        with self.explained(), self._kept_apart("sqlite3"), immediate.connect() as connection:
             if self.dialect == "postgresql":  # two programs that start together migrate one after the other
                 connection.execute(text("SELECT pg_advisory_lock(721002)"))
                 connection.commit()
@@ -144,23 +153,31 @@ class Database:
         return self._gate.enter(library) if self._gate else nullcontext()
 
     @contextmanager
-    def _explained(self) -> Iterator[None]:
+    def explained(self) -> Iterator[None]:
+        """Turn what the driver raises into a DatabaseError that says what to do."""
+        driver: Any = self.engine.dialect.dbapi  # a COPY raises the driver's own errors, not SQLAlchemy's
         try:
             yield
-        except OperationalError as error:
-            raise DatabaseError(f"the database {self}: {_first_line(error)}{self._advice(error)}") from error
+        except (DBAPIError, driver.Error) as error:
+            cause = error.orig if isinstance(error, DBAPIError) else error
+            reason = (str(cause).strip().splitlines() or [type(cause).__name__])[0]
+            refused = isinstance(cause, driver.DataError | driver.IntegrityError)
+            raise (RefusedError if refused else DatabaseError)(
+                f"the database {self}: {reason}{self._advice(reason.lower())}", reason
+            ) from error
 
-    def _advice(self, error: OperationalError) -> str:
-        message = str(error.orig).lower()
-        if "readonly" in message or "read-only" in message:
-            return "; it cannot be written to: check the permissions of the file and of its folder"
-        if "unable to open" in message:
+    def _advice(self, reason: str) -> str:
+        if "readonly" in reason or "read-only" in reason:
+            return "; it cannot be written to: check its permissions, and those of its folder"
+        if "unable to open" in reason:
             return "; the folder must exist and be writable (`velib db init` creates both)"
-        if "locked" in message:
-            return f"; another program has held its write lock for over {_BUSY_TIMEOUT_S} s"
-        if "full" in message:
+        if "not a database" in reason:
+            return "; the file is something else: give another with --db"
+        if "locked" in reason or "lock timeout" in reason:
+            return f"; another program has held a lock for over {_BUSY_TIMEOUT_S} s"
+        if "full" in reason or "no space" in reason:
             return "; the disk is full"
-        if "connection" in message and self.dialect == "postgresql":
+        if "connection" in reason and self.dialect == "postgresql":
             return "; is PostgreSQL running there, and do DB_HOST, DB_PORT, DB_NAME, DB_USER, DB_PASSWORD fit?"
         return ""
 
@@ -179,12 +196,15 @@ def _alembic_config() -> "Config":
     return config
 
 
-def _first_line(error: OperationalError) -> str:
-    return str(error.orig).strip().splitlines()[0]
-
-
 def _postgresql_engine(url: URL) -> Engine:
-    return create_engine(url, pool_pre_ping=True, connect_args={"connect_timeout": 10, "options": "-c timezone=UTC"})
+    # A lock or a dead network may cost a poll, never the polling.
+    options = {
+        "connect_timeout": 10,
+        "options": f"-c timezone=UTC -c lock_timeout={_BUSY_TIMEOUT_S}s",
+        "keepalives_idle": 30,
+        "tcp_user_timeout": 1000 * _BUSY_TIMEOUT_S,
+    }
+    return create_engine(url, pool_pre_ping=True, connect_args=options)
 
 
 def _sqlite_engine(url: URL) -> Engine:

@@ -7,13 +7,14 @@ from typing import Generic, TypeVar
 from velib_predictor.data.gbfs import StatusPart, VehicleKinds, decode_status
 from velib_predictor.data.information import (
     InformationPart,
+    SystemPart,
     decode_information,
-    decode_system,
     decode_vehicle_kinds,
+    read_system,
 )
 from velib_predictor.data.opendata_paris import decode_export
 from velib_predictor.data.raw import INFORMATION, STATUS, SYSTEM, VEHICLE_TYPES, DecodeError, Document, RawPoll
-from velib_predictor.data.snapshot import Snapshot, StationInfo, SystemInfo
+from velib_predictor.data.snapshot import Snapshot, StationInfo
 
 Body = Callable[[str], bytes]
 """The bytes that a SHA-256 names."""
@@ -54,7 +55,7 @@ class Decoder:
 
     def __init__(self) -> None:
         self._information: _Cache[InformationPart] = _Cache(decode_information)
-        self._system: _Cache[SystemInfo] = _Cache(decode_system)
+        self._system: _Cache[SystemPart] = _Cache(read_system)
         self._kinds: _Cache[VehicleKinds] = _Cache(decode_vehicle_kinds)
         self._own: OrderedDict[tuple[StationInfo, ...], tuple[StationInfo, ...]] = OrderedDict()
 
@@ -73,15 +74,17 @@ class Decoder:
         system = self._readable(self._system(poll.document(SYSTEM), body), notes)
         kinds = self._readable(self._kinds(poll.document(VEHICLE_TYPES), body), notes)
         part = _status(poll, body(status.sha256), information, kinds)
-        if information is not None and _fetched_now(poll):
+        if information is not None and _fetched_now(poll, INFORMATION):
             notes += information.notes
+        if system is not None and _fetched_now(poll, SYSTEM):
+            notes += system.notes
         return Snapshot(
             system_id=poll.system_id,
             fetched_at=poll.polled_at,
             feed_time=part.feed_time,
             stations=part.stations,
             information=information.stations if information else self._same(part.information),
-            system=system,
+            system=system.system if system else None,
             rejected=part.rejected,
             notes=(*part.notes, *notes),
             ttl_s=part.ttl_s,
@@ -114,7 +117,7 @@ def _status(poll: RawPoll, body: bytes, information: InformationPart | None, kin
     return decode_export(body, poll.polled_at, ids)
 
 
-def _fetched_now(poll: RawPoll) -> bool:
-    """Whether station information came with this poll: it is asked for after the status, which dates the poll."""
-    document = poll.document(INFORMATION)
+def _fetched_now(poll: RawPoll, name: str) -> bool:
+    """Whether a document in force came with this poll: it is asked for after the status, which dates the poll."""
+    document = poll.document(name)
     return document is not None and document.status != 304 and document.fetched_at >= poll.polled_at

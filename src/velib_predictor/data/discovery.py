@@ -4,7 +4,7 @@ import re
 from typing import Any
 from urllib.parse import urljoin, urlsplit, urlunsplit
 
-from velib_predictor.data.fields import described, identifier, parse_json, sequence
+from velib_predictor.data.fields import described, identifier, parse_json, sequence, without_query
 from velib_predictor.data.quirks import unwrapped
 from velib_predictor.data.raw import DISCOVERY, STATUS, DecodeError
 
@@ -39,7 +39,7 @@ def dataset_address(data: dict[str, Any], base: str, system_id: str) -> str | No
     chosen = [entry for entry in datasets if entry.get("system_id") == system_id] or datasets
     if len(chosen) != 1:
         names = ", ".join(sorted(str(entry.get("system_id")) for entry in datasets)) or "none"
-        raise DecodeError(f"the manifest at {base} has no system {system_id!r}; it lists: {names}")
+        raise DecodeError(f"the manifest at {without_query(base)} has no system {system_id!r}; it lists: {names}")
     versions = {
         _version(entry.get("version")): entry["url"]
         for entry in sequence(chosen[0].get("versions"))
@@ -47,7 +47,8 @@ def dataset_address(data: dict[str, Any], base: str, system_id: str) -> str | No
     }
     known = [version for version in versions if version is not None and version <= NEWEST]
     if not known:
-        raise DecodeError(f"the manifest at {base} lists no GBFS version up to {NEWEST[0]}.{NEWEST[1]}")
+        newest = ".".join(map(str, NEWEST))
+        raise DecodeError(f"the manifest at {without_query(base)} lists no GBFS version up to {newest}")
     return resolved(versions[max(known)], base)
 
 

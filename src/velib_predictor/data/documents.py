@@ -1,12 +1,12 @@
 """The last good answer of each document, and asking whether it has changed."""
 
 from collections.abc import Callable
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import NamedTuple
 
 import msgspec
 
-from velib_predictor.data.fields import described
+from velib_predictor.data.fields import described, without_query
 from velib_predictor.data.information import decode_information, decode_system, decode_vehicle_kinds
 from velib_predictor.data.raw import (
     INFORMATION,
@@ -18,14 +18,59 @@ from velib_predictor.data.raw import (
     RawPoll,
     content_hash,
 )
-from velib_predictor.data.transport import Fetched, FetchError, Transport, without_query
+from velib_predictor.data.transport import Fetched, FetchError, Transport
+from velib_predictor.utils.errors import VelibError
+from velib_predictor.utils.temporal import format_time
+
+Clock = Callable[[], datetime]
+
+LONGEST_WAIT = timedelta(hours=1)
+"""A source that asks to be left alone for longer is not taken at its word: it may mean a mistake."""
+FIRST_PAUSE = timedelta(minutes=3)
 
 
 class Answer(NamedTuple):
-    """A document and its bytes; of a 304 those that it confirmed."""
+    """A document and its bytes; of a 304 those that it confirmed.
+
+    `url` is the address that gave it, with any key or password in it: never archived, unlike that of `document`.
+    """
 
     document: Document
     body: bytes
+    url: str
+
+
+class Pause:
+    """How long a document that cannot be had is not asked for: longer after each failure, up to `longest`.
+
+    A wall clock that is set back ends it.
+    """
+
+    def __init__(self, longest: timedelta) -> None:
+        self._longest = longest
+        self._length = timedelta(0)
+        self._since: datetime | None = None
+
+    def lasts(self, now: datetime) -> bool:
+        """Whether it is too early to ask again."""
+        return self._since is not None and timedelta(0) <= now - self._since < self._length
+
+    def begin(self, now: datetime, *, longer: bool = True) -> None:
+        """Note a failure; `longer` doubles the pause before."""
+        self._length = min(max(self._length * (2 if longer else 1), FIRST_PAUSE), self._longest)
+        self._since = now
+
+    def end(self) -> None:
+        """Note that the document came."""
+        self._length, self._since = timedelta(0), None
+
+
+class _Wait(NamedTuple):
+    """A source's wish not to be asked again (Retry-After)."""
+
+    since: datetime
+    until: datetime
+    status: int | None
 
 
 class Documents:
@@ -34,6 +79,9 @@ class Documents:
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
         self._held: dict[str, tuple[str, Answer]] = {}
+        """By name: the address that was asked, and its answer."""
+        self._waits: dict[str, _Wait] = {}
+        """By address."""
 
     def held(self, name: str) -> Answer | None:
         """The last good answer of that name."""
@@ -41,33 +89,48 @@ class Documents:
 
     def keep(self, name: str, answer: Answer) -> None:
         """Hold an answer under another name: what an address serves can be told only from its content."""
-        self._held[name] = (
-            answer.document.url,
-            Answer(msgspec.structs.replace(answer.document, name=name), answer.body),
-        )
+        renamed = msgspec.structs.replace(answer.document, name=name)
+        self._held[name] = (answer.url, answer._replace(document=renamed))
 
     def resume(self, poll: RawPoll, body: Callable[[str], bytes], names: tuple[str, ...]) -> None:
-        """Take over the named documents of an archived poll, where none is held yet."""
+        """Take over the named documents of an archived poll, where none is held yet and the body can be read."""
         for document in poll.documents:
-            if document.name in names and document.status in (200, 304):
-                self._held.setdefault(document.name, (document.url, Answer(document, body(document.sha256))))
+            if document.name not in names or document.status not in (200, 304) or document.name in self._held:
+                continue
+            try:
+                content = body(document.sha256)
+            except (VelibError, OSError):
+                continue
+            clean = msgspec.structs.replace(document, url=without_query(document.url))
+            self._held[document.name] = (document.url, Answer(clean, content, document.url))
 
-    def fetch(self, name: str, url: str, *, kind: FeedKind = "gbfs", slot: str | None = None) -> Answer:
+    def fetch(self, name: str, url: str, now: Clock, *, kind: FeedKind = "gbfs", slot: str | None = None) -> Answer:
         """Fetch a document, or learn that the one held is still current.
 
         Args:
             name: what the document is called in the poll.
             url: its address; only an answer of the same address is asked to be confirmed.
+            now: the clock (UTC).
             kind: what it must look like.
             slot: the name it is held under, if not `name`.
 
         Raises:
             FetchError: no answer, an error, or a success whose body is evidently something else (a challenge page, half
-                a document); that is then in the error's `body`.
+                a document); that is then in the error's `body`. Or the address asked not to be asked yet.
         """
+        self._respect(url, now())
         asked, known = self._held.get(slot or name, ("", None))
         validators = known.document.headers if known and asked == url else {}
-        fetched = self._transport.get(url, etag=validators.get("etag"), last_modified=validators.get("last-modified"))
+        try:
+            fetched = self._transport.get(
+                url, etag=validators.get("etag"), last_modified=validators.get("last-modified")
+            )
+        except FetchError as error:
+            if error.retry_after:
+                since = now()
+                wait = min(timedelta(seconds=min(error.retry_after, 1e6)), LONGEST_WAIT)
+                self._waits[url] = _Wait(since, since + wait, error.status)
+            raise
         if known and asked == url and fetched.status == 304:
             answer = _confirmed(known, fetched)
         else:
@@ -80,9 +143,31 @@ class Documents:
                     headers=fetched.headers,
                     duration_s=fetched.duration_s,
                 )
-            answer = Answer(_document(name, fetched), fetched.body)
+            answer = Answer(_document(name, fetched), fetched.body, fetched.url)
         self._held[slot or name] = (url, answer)
         return answer
+
+    def must_wait(self, url: str, now: datetime) -> bool:
+        """Whether an address has asked not to be asked yet; a wall clock that is set back ends that."""
+        wait = self._waits.get(url)
+        return wait is not None and wait.since <= now < wait.until
+
+    def _respect(self, url: str, now: datetime) -> None:
+        if not self.must_wait(url, now):
+            self._waits.pop(url, None)
+            return
+        wait = self._waits[url]
+        raise FetchError(
+            f"{without_query(url)} answered HTTP {wait.status} at {_to_second(wait.since)} and asked to wait; "
+            f"it is asked again from {_to_second(wait.until)} on",
+            url=url,
+            status=wait.status,
+            retry_after=(wait.until - now).total_seconds(),
+        )
+
+
+def _to_second(at: datetime) -> str:
+    return format_time(at.replace(microsecond=0))
 
 
 def error_answer(name: str, error: Exception, at: datetime) -> Answer | None:
@@ -91,7 +176,7 @@ def error_answer(name: str, error: Exception, at: datetime) -> Answer | None:
         return None
     document = Document(
         name=name,
-        url=error.url,
+        url=without_query(error.url),
         status=error.status,
         fetched_at=at,
         duration_s=error.duration_s,
@@ -99,13 +184,13 @@ def error_answer(name: str, error: Exception, at: datetime) -> Answer | None:
         size=len(error.body),
         headers=error.headers,
     )
-    return Answer(document, error.body)
+    return Answer(document, error.body, error.url)
 
 
 def _document(name: str, fetched: Fetched) -> Document:
     return Document(
         name=name,
-        url=fetched.url,
+        url=without_query(fetched.url),
         status=fetched.status,
         fetched_at=fetched.fetched_at,
         duration_s=fetched.duration_s,
@@ -118,14 +203,14 @@ def _document(name: str, fetched: Fetched) -> Document:
 def _confirmed(known: Answer, fetched: Fetched) -> Answer:
     document = msgspec.structs.replace(
         known.document,
-        url=fetched.url,
+        url=without_query(fetched.url),
         status=304,
         fetched_at=fetched.fetched_at,
         duration_s=fetched.duration_s,
         # A 304 need not repeat the validators, and they are what the next poll asks with.
         headers={**known.document.headers, **fetched.headers},
     )
-    return Answer(document, known.body)
+    return Answer(document, known.body, fetched.url)
 
 
 def _problem(name: str, body: bytes, kind: FeedKind) -> str | None:

@@ -89,6 +89,17 @@ def shown(value: Any) -> str:
     return text if len(text) <= 40 else text[:37] + "..."
 
 
+def without_query(url: str) -> str:
+    """An address as messages and the archive name it: without user, password, and what follows the question mark."""
+    address = re.split("[?#]", url, maxsplit=1)[0]
+    scheme, slashes, rest = address.partition("//") if "//" in address else ("", "", address)
+    authority, slash, path = rest.partition("/")
+    host = authority.rpartition("@")[2]
+    if not re.search(r"^[^:]*$|:[0-9]*$|]$", host):  # what stands for a port is half of a password
+        return f"{scheme}{slashes}..."
+    return f"{scheme}{slashes}{host}{slash}{path}"
+
+
 def count(value: Any) -> int | None:
     """A number of bikes or docks; None where it is null.
 

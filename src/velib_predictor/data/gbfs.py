@@ -15,6 +15,7 @@ from velib_predictor.data.fields import (
     EARLIEST,
     MAX_AHEAD,
     REFUSED,
+    BadFieldError,
     Findings,
     clean,
     described,
@@ -169,7 +170,10 @@ class StatusReader:
         return StationStatus(station_id, code, values, last_reported)
 
     def _dott_bikes(self, station_id: str, by_type: list[TypeCount]) -> int:
-        bikes = quirks.dott_bikes(0, sum(entry.count for entry in by_type))
+        try:
+            bikes = quirks.dott_bikes(0, sum(entry.count for entry in by_type))
+        except BadFieldError as problem:
+            raise RejectedError(f"station {station_id}: the sum of vehicle_types_available is {problem}") from None
         if bikes:
             self.findings.repair("0 bikes although vehicle_types_available counts some, their sum taken", station_id)
         return bikes

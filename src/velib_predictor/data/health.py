@@ -15,6 +15,7 @@ from sqlalchemy.orm import InstrumentedAttribute
 
 from velib_predictor.config.config import Settings, SystemSettings
 from velib_predictor.data.archive import Archive
+from velib_predictor.data.clock import polling_period
 from velib_predictor.data.database import Database, head_revision
 from velib_predictor.data.decoder import Decoder
 from velib_predictor.data.feed import Feed
@@ -122,7 +123,8 @@ def _stored(database: Database, settings: Settings, system_id: str, system: Syst
         yield Finding(f"{system_id}: ledger", Severity.NOTE, "nothing collected yet; `velib collect` does it")
         return
     age = datetime.now(UTC) - last.polled_at
-    late = age > 2 * (system.every or settings.collector.every)
+    # The feed's ttl is not in the ledger: the longest that is honoured is allowed for.
+    late = age > 2 * polling_period(system, settings.collector, feed_ttl_s=300)
     severity = Severity.OK if last.outcome.accepted and not late else Severity.DEGRADED
     yield Finding(
         f"{system_id}: ledger",
@@ -249,7 +251,7 @@ def _lateness(system_id: str, snapshot: Snapshot) -> Finding:
 
 
 def _ttl(settings: Settings, system_id: str, system: SystemSettings, snapshot: Snapshot) -> Finding:
-    every = system.every or settings.collector.every
+    every = polling_period(system, settings.collector, snapshot.ttl_s)
     said = "none" if snapshot.ttl_s is None else f"{snapshot.ttl_s} s"
     message = f"polled every {format_duration(every)}, the feed's ttl is {said}"
     if system.ttl:

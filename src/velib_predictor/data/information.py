@@ -5,6 +5,7 @@ from typing import Any
 
 import msgspec
 
+from velib_predictor.config.config import is_time_zone
 from velib_predictor.data import quirks
 from velib_predictor.data.fields import (
     BadFieldError,
@@ -16,6 +17,7 @@ from velib_predictor.data.fields import (
     parse_json,
     raw_text,
     sequence,
+    shown,
     text,
     tidy,
 )
@@ -30,6 +32,13 @@ class InformationPart(msgspec.Struct, frozen=True):
     """What a station_information document says; a record that could not be read is among the `notes`."""
 
     stations: tuple[StationInfo, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+class SystemPart(msgspec.Struct, frozen=True):
+    """What a system_information document says, and what of it was not taken over."""
+
+    system: SystemInfo
     notes: tuple[str, ...] = ()
 
 
@@ -101,7 +110,12 @@ def _position(
 
 
 def decode_system(body: bytes) -> SystemInfo:
-    """Decode a system_information document.
+    """Decode a system_information document, as `read_system`, without its notes."""
+    return read_system(body).system
+
+
+def read_system(body: bytes) -> SystemPart:
+    """Decode a system_information document. A time zone that is none is None, with a note.
 
     Raises:
         DecodeError: the document is no JSON, or has no data.
@@ -111,12 +125,17 @@ def decode_system(body: bytes) -> SystemInfo:
     if not isinstance(data, dict):
         raise DecodeError(f"{SYSTEM} holds no object under data: {described(body)}")
     languages = [entry for entry in sequence(data.get("languages")) if isinstance(entry, str)]
-    return SystemInfo(
+    timezone, notes = text(data.get("timezone")), []
+    if timezone is not None and not is_time_zone(timezone):  # "America/New York", with a blank
+        notes.append(f"{SYSTEM}: timezone is {shown(timezone)}, no IANA time zone, taken as unknown")
+        timezone = None
+    system = SystemInfo(
         system_id=identifier(data.get("system_id")),
         name=text(data.get("name")),
-        timezone=text(data.get("timezone")),
+        timezone=timezone,
         language=text(data.get("language")) or (languages[0] if languages else None),
     )
+    return SystemPart(system, tuple(notes))
 
 
 def decode_vehicle_kinds(body: bytes) -> dict[str, str | None]:

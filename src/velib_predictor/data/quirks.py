@@ -56,8 +56,12 @@ def lyft_kinds(bikes: int, ebikes: int) -> Kinds:
 
 
 def dott_bikes(bikes: int, by_type: int) -> int:
-    """Dott (2025): `num_bikes_available` is 0 at stations whose `vehicle_types_available` add up to 15."""
-    return by_type if bikes == 0 else bikes
+    """Dott (2025): `num_bikes_available` is 0 at stations whose `vehicle_types_available` add up to 15.
+
+    Raises:
+        BadFieldError: they add up to more than any station holds.
+    """
+    return (count(by_type) or 0) if bikes == 0 else bikes
 
 
 def dock_sentinel(docks: int | None) -> int | None:

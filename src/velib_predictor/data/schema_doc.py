@@ -33,9 +33,9 @@ used if its extension is available. `velib db init` creates it, `velib db upgrad
   for itself alone.
 - **A row of nulls is an observation**: in an accepted poll the station was absent or its record could not be read.
   Missing is null, never 0 or true: 0 bikes is a count, null is not known.
-- **Hourly checkpoints.** The first poll of an hour (UTC), and the first after one that was not accepted, writes a row
-  for every station that it holds, changed or not. So a reader never looks back far, and a row by itself is no proof of
-  a change.
+- **Hourly checkpoints.** The first accepted poll of an hour (UTC), and the first after one whose answer was not
+  believed (`frozen`, `quarantined`), writes a row for every station that it holds, changed or not. So a reader never
+  looks back far, and a row by itself is no proof of a change.
 - **Observation time is `observed_at`**, when our fetch ended; it equals `polled_at` of its poll. A feed's own times
   (`last_reported`, `feed_time`) stand still or step back while counts move: never order or deduplicate by them.
 - **Times** are UTC to the microsecond: `timestamptz` on PostgreSQL, whole microseconds since 1970-01-01 on SQLite

@@ -5,8 +5,8 @@ first, both meet in one station here.
 """
 
 import math
-from collections.abc import Iterable, Sequence
-from datetime import datetime
+from collections.abc import Collection, Iterable, Sequence
+from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, insert, select, update
@@ -17,6 +17,7 @@ from velib_predictor.data.snapshot import StationInfo
 SAME_PLACE_M = 1_000.0
 """Two records that share a number but lie further apart are two stations."""
 _EARTH_M = 6_371_000.0
+_LONG_AGO = datetime.min.replace(tzinfo=UTC)
 
 
 def ensure_system(
@@ -79,12 +80,12 @@ class StationBook:
         self._names: dict[int, tuple[str, str | None]] = {}
         self._versions: dict[int, list[_Version]] = {}
         self._waiting: list[dict[str, Any]] = []
-        self._load_stations(connection)
         version = StationVersion.__table__
         query = select(version).join(Station, Station.key == version.c.station_key)
         query = query.where(Station.system_key == system_key).order_by(version.c.station_key, version.c.valid_from)
         for key, valid_from, valid_to, *attributes in connection.execute(query):
             self._versions.setdefault(key, []).append(_Version(valid_from, valid_to, Attributes(*attributes)))
+        self._load_stations(connection)
 
     def __len__(self) -> int:
         return len(self._names)
@@ -94,8 +95,15 @@ class StationBook:
         """key -> (station_id, code)"""
         return self._names
 
+    def by_id(self, station_id: str) -> int | None:
+        """The key of the station with that id: a code does not count, it may be another station's id."""
+        return self._by_id.get(station_id)
+
     def resolve(self, id_or_code: str) -> int | None:
-        """The key of the station with that id, else with that code, else None."""
+        """The key of the station with that id, else with that code, else None.
+
+        Of several stations with one code it is the newest of those that have not vanished.
+        """
         key = self._by_id.get(id_or_code)
         return self._by_code.get(id_or_code) if key is None else key
 
@@ -108,17 +116,24 @@ class StationBook:
         versions = self._versions.get(key)
         return versions[-1].attributes if versions else None
 
-    def register(self, connection: Connection, infos: Sequence[StationInfo], at: datetime) -> None:
+    def register(
+        self, connection: Connection, infos: Sequence[StationInfo], at: datetime, *, claimed: Collection[str] = ()
+    ) -> None:
         """Bring identities and versions in line with what was said at a time.
 
-        A record is the station with its station_id. Failing that, where two sources call one station differently, it is
+        A record is the station with its station_id. Failing that, since ids change overnight and two sources may call
+        one station differently, it is
+        - the station with the record's code: it takes the record's id;
         - the station whose station_id is the record's code and that has no code itself: it takes the record's id;
         - the station whose code is the record's station_id, if the record has no code: it keeps its id;
-        unless a record of the same call claims that station by its id, or the two lie over a kilometre apart.
-        Else it is a new station. Its versions then say at that time what the record says; None there means "as before".
+        unless that station is claimed by its own id, or the two lie over a kilometre apart. Else it is a new station.
+        Its versions then say at that time what the record says; None there means "as before".
+
+        Args:
+            claimed: ids that are in use at that time, beside those of the records.
         """
-        claimed = {info.station_id for info in infos}
-        keys = [self._match(connection, info, claimed) for info in infos]
+        in_use = {*claimed, *(info.station_id for info in infos)}
+        keys = [self._match(connection, info, in_use) for info in infos]
         new = {info.station_id: info for info, key in zip(infos, keys, strict=True) if key is None}
         if new:
             rows = [{"system_key": self._system_key, "station_id": i.station_id, "code": i.code} for i in new.values()]
@@ -127,14 +142,17 @@ class StationBook:
         for info, key in zip(infos, keys, strict=True):
             self._put(connection, self._by_id[info.station_id] if key is None else key, info, at)
         self._flush(connection)
+        self._index()
 
     def vanish(self, connection: Connection, keys: Iterable[int], at: datetime) -> None:
         """End the open versions of stations that are gone."""
-        for key in keys:
-            versions = self._versions.get(key, [])
-            if versions and versions[-1].valid_to is None:
-                last = versions[-1]
-                self._replace(connection, key, len(versions) - 1, last._replace(valid_to=max(at, last.valid_from)))
+        open_ones = [key for key in keys if key in self._versions and self._versions[key][-1].valid_to is None]
+        for key in open_ones:
+            last = self._versions[key][-1]
+            ended = last._replace(valid_to=max(at, last.valid_from))
+            self._replace(connection, key, len(self._versions[key]) - 1, ended)
+        if open_ones:
+            self._index()
 
     # -- identities ------------------------------------------------------------------------------------------
 
@@ -147,39 +165,50 @@ class StationBook:
 
     def _index(self) -> None:
         self._by_id = {station_id: key for key, (station_id, _) in self._names.items()}
-        self._by_code = {}
-        for key, (_, code) in self._names.items():
-            if code is not None:
-                self._by_code.setdefault(code, key)
+        coded = [(code, key) for key, (_, code) in self._names.items() if code is not None]
+        self._by_code = dict(sorted(coded, key=lambda pair: self._currency(pair[1])))  # the last holds
 
-    def _match(self, connection: Connection, info: StationInfo, claimed: set[str]) -> int | None:
+    def _currency(self, key: int) -> tuple[bool, datetime, int]:
+        """Which of the stations with one code is meant: one that has not vanished, the one described last, the newest.
+
+        Not by key alone: a history file that is imported today brings stations of long ago.
+        """
+        versions = self._versions.get(key)
+        if not versions:
+            return True, _LONG_AGO, key
+        return versions[-1].valid_to is None, versions[-1].valid_from, key
+
+    def _match(self, connection: Connection, info: StationInfo, in_use: set[str]) -> int | None:
         """The existing station that a record means; ids and codes are brought up to date on the way."""
         key = self._by_id.get(info.station_id)
         if key is not None:
             if info.code is not None and self._names[key][1] != info.code:
                 self._rename(connection, key, info.station_id, info.code)
             return key
-        if info.code is not None:
-            key = self._by_id.get(info.code)
-            if key is None or self._names[key][1] is not None or info.code in claimed or self._far(key, info):
-                return None
-            self._rename(connection, key, info.station_id, info.code)
-            return key
-        key = self._by_code.get(info.station_id)
-        if key is None or self._names[key][0] in claimed or self._far(key, info):
-            return None
-        return key
+        if info.code is None:
+            candidates = [self._by_code.get(info.station_id)]
+        else:
+            uncoded = self._by_id.get(info.code)
+            if uncoded is not None and self._names[uncoded][1] is not None:
+                uncoded = None
+            candidates = [self._by_code.get(info.code), uncoded]
+        for key in candidates:
+            if key is not None and self._names[key][0] not in in_use and not self._far(key, info):
+                if info.code is not None:
+                    self._rename(connection, key, info.station_id, info.code)
+                return key
+        return None
 
     def _rename(self, connection: Connection, key: int, station_id: str, code: str) -> None:
         connection.execute(update(Station).where(Station.key == key).values(station_id=station_id, code=code))
         old_id, old_code = self._names[key]
         self._names[key] = (station_id, code)
-        if old_code is None:
-            del self._by_id[old_id]
-            self._by_id[station_id] = key
-            self._by_code.setdefault(code, key)
-        else:
-            self._index()
+        del self._by_id[old_id]
+        self._by_id[station_id] = key
+        if old_code is None and code not in self._by_code:
+            self._by_code[code] = key
+        elif code != old_code:
+            self._index()  # it may leave or take a code that others have too
 
     def _far(self, key: int, info: StationInfo) -> bool:
         known = self.latest(key)

@@ -23,9 +23,11 @@ from velib_predictor.data.rows import (
     next_accepted_poll,
     polls,
 )
-from velib_predictor.data.schema import Poll, System
+from velib_predictor.data.schema import System
 from velib_predictor.data.snapshot import UNKNOWN, Outcome, Snapshot, StationInfo, Values
 from velib_predictor.data.stations import StationBook, ensure_system
+from velib_predictor.utils.logger import redact_text
+from velib_predictor.utils.temporal import MICROSECOND
 
 _DAY = timedelta(days=1)
 Decoded = Snapshot | DecodeError | None
@@ -71,49 +73,46 @@ class Store:
             for row in last_rows(connection, self._key, before):
                 self._remember(row)
             self._last = last_poll(connection, self._key, before)
+            newest = last_poll(connection, self._key)
+            self._newest = newest.polled_at if newest else None
             zone = connection.execute(select(System.timezone).where(System.key == self._key)).scalar_one()
             self._check = SnapshotCheck(self._settings)
             self._freeze = FreezeDetector(zone, self._settings)
+            self._accepted_at: datetime | None = None
+            self._in_doubt = False
             if self._last:
                 for entry in polls(connection, self._key, self._last.polled_at - _DAY, before):
-                    self._check.observe(entry)
-                    self._freeze.observe(entry)
+                    self._learn(connection, entry.polled_at)
+                    self._observe(entry)
         self._information: Sequence[StationInfo] | None = None
-
-    @property
-    def last(self) -> LedgerEntry | None:
-        """The newest row of the ledger."""
-        return self._last
 
     @property
     def last_polled_at(self) -> datetime | None:
         """The newest poll in the ledger."""
-        return self._last.polled_at if self._last else None
+        return self._newest
 
-    def has(self, polled_at: datetime) -> bool:
-        """Whether the ledger holds the poll made at that moment."""
-        if self._last is None or polled_at > self._last.polled_at:
-            return False
+    def known_polls(self, since: datetime | None) -> set[datetime]:
+        """The times of the polls in the ledger from a time on."""
         with self._database.read() as connection:
-            found = select(Poll.polled_at).where(Poll.system_key == self._key, Poll.polled_at == polled_at)
-            return connection.execute(found).first() is not None
+            return {entry.polled_at for entry in polls(connection, self._key, since)}
 
     def record(self, poll: RawPoll, decoded: Decoded) -> LedgerEntry:
         """Store one poll: its rows and its line in the ledger, or neither.
 
-        A poll that lies before the last one is fitted in: its rows are those that it would have written then, and the
+        A poll that lies before the newest one is fitted in: its rows are those that it would have written then, and the
         accepted poll after it gets a row for each station whose value it must not inherit.
 
         Raises:
             DatabaseError: nothing was stored; call `reload` before the next `record`.
         """
-        late = self._last is not None and poll.polled_at <= self._last.polled_at
-        if late:
-            self.reload(before=poll.polled_at)
+        at = poll.polled_at
+        if not self._stands_before(at):
+            self.reload(before=at)
+        late = self._newest is not None and at < self._newest
         with self._database.write() as connection:
-            if self._freeze.needs_learning(poll.polled_at):
-                self._learn(connection, poll.polled_at)
-            entry, rows, self.last_detail = self._judge(connection, poll, decoded)
+            self._learn(connection, at)
+            entry, rows, detail = self._judge(connection, poll, decoded, late)
+            self.last_detail = redact_text(detail) if detail else None
             insert_rows(connection, rows)
             status = poll.document(STATUS)
             insert_poll(
@@ -125,21 +124,29 @@ class Store:
                 content=status.sha256 if status else None,
             )
             if late:
-                self._keep_later_polls(connection, rows, poll.polled_at)
-        if late:
-            self.reload()
-            return entry
+                self._keep_later_polls(connection, rows, at)
         for row in rows:
             self._remember(row)
         self._last = entry
-        self._check.observe(entry)
-        self._freeze.observe(entry)
+        self._newest = max(at, self._newest or at)
+        self._observe(entry)
         return entry
+
+    def _stands_before(self, at: datetime) -> bool:
+        """Whether what is held in memory is the state of just before a time."""
+        if self._newest is None:
+            return True
+        if self._last is None or at <= self._last.polled_at:
+            return False
+        if self._last.polled_at == self._newest:
+            return True
+        with self._database.read() as connection:
+            return not polls(connection, self._key, self._last.polled_at + MICROSECOND, at)
 
     # -- judging one poll -----------------------------------------------------------------------------------
 
     def _judge(
-        self, connection: Connection, poll: RawPoll, decoded: Decoded
+        self, connection: Connection, poll: RawPoll, decoded: Decoded, late: bool
     ) -> tuple[LedgerEntry, list[Row], str | None]:
         """The ledger entry of a poll, the station rows that it writes, and the ledger's remark."""
         at = poll.polled_at
@@ -150,6 +157,8 @@ class Store:
         if reason := self._check.reason(decoded):
             return LedgerEntry(at, Outcome.QUARANTINED, stations, 0, rejected), [], reason
         self._register(connection, decoded)
+        if not late:  # what was missing then may be back since
+            self._retire(connection, decoded)
         rows, changed = self._rows(decoded)
         remarks = _remarks(poll, decoded)
         status = poll.document(STATUS)
@@ -163,12 +172,14 @@ class Store:
     def _rows(self, snapshot: Snapshot) -> tuple[list[Row], int]:
         """The rows to write (changed, newly unknown, at a checkpoint all) and how many of them are changes."""
         at, checkpoint = snapshot.fetched_at, self._is_checkpoint(snapshot.fetched_at)
-        state, resolve = self._state, self._book.resolve
+        state, by_id = self._state, self._book.by_id
         rows: list[Row] = []
         seen: set[int] = set()
         changed = 0
         for station in snapshot.stations:
-            key = resolve(station.station_id)
+            key = by_id(station.station_id)
+            if key is None:  # the portal knows stations by their codes alone
+                key = self._book.resolve(station.station_id)
             if key is None or key in seen:
                 continue  # one record under the id and one under the code: the first holds
             seen.add(key)
@@ -183,9 +194,8 @@ class Store:
         return rows, changed
 
     def _is_checkpoint(self, at: datetime) -> bool:
-        """The first poll of an hour, and the first after one that was not accepted, writes all stations."""
-        last = self._last
-        return last is None or not last.outcome.accepted or _hour(last.polled_at) != _hour(at)
+        """The first accepted poll of an hour, and the first after one whose answer was not believed."""
+        return self._accepted_at is None or self._in_doubt or _hour(self._accepted_at) != _hour(at)
 
     def _register(self, connection: Connection, snapshot: Snapshot) -> None:
         """Bring station identities and versions up to date, where the snapshot tells something new."""
@@ -196,14 +206,15 @@ class Store:
             if snapshot.system:
                 self._describe_system(connection, snapshot)
         described = {info.station_id for info in infos}
+        present = {station.station_id for station in snapshot.stations}
         infos.extend(
-            StationInfo(station.station_id, station.code)
+            # The portal's stations go by their codes: such a name is no news of the station's id.
+            StationInfo(station.station_id, None if station.code == station.station_id else station.code)
             for station in snapshot.stations
-            if self._book.resolve(station.station_id) is None and station.station_id not in described
+            if self._book.by_id(station.station_id) is None and station.station_id not in described
         )
         if infos:
-            self._book.register(connection, infos, snapshot.fetched_at)
-        self._retire(connection, snapshot)
+            self._book.register(connection, infos, snapshot.fetched_at, claimed=present)
 
     def _describe_system(self, connection: Connection, snapshot: Snapshot) -> None:
         """Take name and zone from the feed where the settings leave them open."""
@@ -229,8 +240,18 @@ class Store:
                     self._book.vanish(connection, [key], self._unknown_since[key])
 
     def _learn(self, connection: Connection, at: datetime) -> None:
-        midnight = at.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
-        self._freeze.learn(polls(connection, self._key, midnight - LEARNING_DAYS * _DAY, midnight), at)
+        """Let the detector learn from the days before, whenever a new day has begun."""
+        if self._freeze.needs_learning(at):
+            midnight = at.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+            self._freeze.learn(polls(connection, self._key, midnight - LEARNING_DAYS * _DAY, midnight), at)
+
+    def _observe(self, entry: LedgerEntry) -> None:
+        self._check.observe(entry)
+        self._freeze.observe(entry)
+        if entry.outcome.accepted:
+            self._accepted_at, self._in_doubt = entry.polled_at, False
+        elif entry.outcome in (Outcome.FROZEN, Outcome.QUARANTINED):
+            self._in_doubt = True
 
     def _remember(self, row: Row) -> None:
         self._state[row.station_key] = row.values

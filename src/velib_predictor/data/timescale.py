@@ -16,7 +16,6 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from sqlalchemy import Connection, text
-from sqlalchemy.exc import DBAPIError
 
 from velib_predictor.config.config import StorageSettings
 from velib_predictor.data.database import Database, DatabaseError
@@ -174,8 +173,8 @@ def _install(database: Database) -> None:
             ).scalar_one()
             if offered:
                 connection.execute(text("CREATE EXTENSION IF NOT EXISTS timescaledb"))
-    except (DBAPIError, DatabaseError) as error:
-        _log.warning("TimescaleDB is offered but cannot be installed", error=_reason(error))
+    except DatabaseError as error:
+        _log.warning("TimescaleDB is offered but cannot be installed", error=error.reason)
 
 
 def _switch_on(database: Database, feature: Feature) -> str:
@@ -191,15 +190,11 @@ def _switch_on(database: Database, feature: Feature) -> str:
                 statements = statements[1:]
             for statement in statements:
                 connection.exec_driver_sql(statement)
-    except (DBAPIError, DatabaseError) as error:
-        reason = _reason(error)
+    except DatabaseError as error:
+        reason = error.reason
         _log.warning("TimescaleDB refuses a feature; the plain fallback is used", feature=feature.name, error=reason)
         return f"off: {reason}"
     return "on"
-
-
-def _reason(error: DBAPIError | DatabaseError) -> str:
-    return str(error.orig if isinstance(error, DBAPIError) else error).strip().splitlines()[0]
 
 
 def _is_continuous_aggregate(connection: Connection, level: Level) -> bool:

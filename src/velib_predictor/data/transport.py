@@ -8,7 +8,7 @@ import random
 import time
 import weakref
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from typing import Protocol, Self
 
@@ -18,16 +18,18 @@ import stamina
 from stamina.instrumentation import set_on_retry_hooks
 
 from velib_predictor.config.config import CollectorSettings
+from velib_predictor.data.fields import without_query
 from velib_predictor.utils.errors import UnreachableError
 
 MAX_REDIRECTS = 3
 KEPT_HEADERS = ("content-type", "date", "etag", "last-modified", "retry-after")
 TRANSIENT_ERRORS = (httpx.TimeoutException, httpx.NetworkError, httpx.RemoteProtocolError, httpx.DecodingError)
 CONNECTION_ERRORS = (httpx.ConnectError, httpx.ConnectTimeout)
+LONGEST_BUDGET = timedelta(seconds=30)
 
 
 class Fetched(msgspec.Struct, frozen=True, kw_only=True):
-    """An answer in full. `url` is the address that gave it, after redirects; `body` is empty on a 304.
+    """An answer in full. `url` is the address that gave it, after redirects, with any key; `body` is empty on a 304.
 
     `fetched_at` (UTC) is when the last byte was there, `duration_s` how long it took from the request on.
     `headers` holds those of `KEPT_HEADERS` that came, with names in lower case.
@@ -45,7 +47,7 @@ class FetchError(UnreachableError):
     """A document could not be had. The message says what, where and after how many tries.
 
     `status`, `headers` and `body` are those of the answer, where there was one (a 403 page, say); `retry_after` is the
-    number of seconds that it asked to wait.
+    number of seconds that a 429 or 5xx asked to wait. The message names no key or password of the address.
     """
 
     def __init__(
@@ -94,7 +96,7 @@ class _FailureError(Exception):
         self.transient = transient
         self.answer = answer
         self.no_host = no_host
-        self.retry_after = _retry_after(answer)
+        self.retry_after = _retry_after(answer) if transient else None
 
 
 class _Patience:
@@ -127,7 +129,8 @@ class HttpTransport:
 
     Connection errors, time-outs, truncated bodies, 429 and 5xx are retried. A host that could not be reached a moment
     ago gets a single try, so that a dead host costs its time-out once in a poll and not once a document.
-    The deadline per document is checked with each piece of the body that arrives.
+    The deadline per document is checked with each piece of the body that arrives. `budget` is how long after a
+    document's first try another may start: 30 s, or less where `total_timeout` is.
     """
 
     def __init__(
@@ -135,6 +138,7 @@ class HttpTransport:
         settings: CollectorSettings,
         headers: Mapping[str, str] | None = None,
         *,
+        budget: timedelta | None = None,
         backoff_s: float = 0.5,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
@@ -142,8 +146,7 @@ class HttpTransport:
         self._backoff_s = backoff_s
         self._clock = clock
         self._total_s = settings.total_timeout.total_seconds()
-        # A retry that starts later would run into the next tick.
-        self._budget_s = min(self._total_s, settings.every.total_seconds() / 2)
+        self.budget = min(settings.total_timeout, LONGEST_BUDGET) if budget is None else budget
         self._unreached: dict[str, float] = {}
         self._own_headers = tuple(headers or ())
         read_s = min(settings.read_timeout.total_seconds(), self._total_s)
@@ -180,7 +183,7 @@ class HttpTransport:
             headers["If-None-Match"] = etag
         if last_modified and last_modified.isascii():
             headers["If-Modified-Since"] = last_modified
-        patience = _Patience(self._backoff_s, self._budget_s)
+        patience = _Patience(self._backoff_s, self.budget.total_seconds())
         tries = 1 if self._lately_unreached(url) else self._settings.attempts
         try:
             for attempt in stamina.retry_context(on=patience, attempts=tries, timeout=None):
@@ -237,7 +240,7 @@ class HttpTransport:
                 response.close()
             target = response.next_request
             if request.url.scheme == "https" and target.url.scheme != "https":
-                raise _FailureError(f"it redirects from https to {target.url}", transient=False)
+                raise _FailureError(f"it redirects from https to {without_query(str(target.url))}", transient=False)
             if target.url.host != request.url.host:
                 for name in self._own_headers:  # an access key, say, is for the operator's host alone
                     target.headers.pop(name, None)
@@ -265,11 +268,6 @@ class HttpTransport:
         )
 
 
-def without_query(url: str) -> str:
-    """An address as messages name it: what follows the question mark may be an access key."""
-    return url.partition("?")[0]
-
-
 def _host(url: str) -> str:
     return url.split("/", 3)[2] if url.count("/") >= 2 else url
 
@@ -282,6 +280,8 @@ def _reason(error: Exception) -> str:
         return "no bytes came in time"
     if isinstance(error, httpx.ConnectError):
         return f"no connection ({error})"
+    if isinstance(error, httpx.InvalidURL | httpx.LocalProtocolError):  # their own texts quote passwords and keys
+        return "the address, or a header that goes with it, is not valid"
     return str(error) or type(error).__name__
 
 
