@@ -263,10 +263,11 @@ def _remove_unnamed(folder: Path, pack: Path) -> None:
     packed = {sha for poll, _ in packed_polls(pack).values() for sha in hashes(poll)}
     needed = {sha for path in _poll_files(folder) for sha in hashes(read_poll(path)[0])}
     for path in folder.iterdir():
-        old = time.time() - path.stat().st_mtime > _LEFTOVER_S
-        body = path.suffix == ".zst" and path.stem not in needed
-        if (body and (old or path.stem in packed)) or (path.suffix == ".tmp" and old):
-            path.unlink()
+        with suppress(FileNotFoundError):  # a temporary file of a poll that is added just now
+            old = time.time() - path.stat().st_mtime > _LEFTOVER_S
+            body = path.suffix == ".zst" and path.stem not in needed
+            if (body and (old or path.stem in packed)) or (path.suffix == ".tmp" and old):
+                path.unlink()
 
 
 def _day_of(path: Path) -> date | None:

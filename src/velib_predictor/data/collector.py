@@ -72,6 +72,7 @@ class Collector:
         self._unknown: set[str] = set()
         self._failures = 0
         self._stop = threading.Event()
+        self._stale = False
         self._housekeeping: threading.Thread | None = None
         self._kept_house_at: float | None = None
         self.last_raw: RawPoll | None = None
@@ -140,12 +141,15 @@ class Collector:
     def run(self, stop: threading.Event, verify: Verify = lambda: None) -> None:
         """Poll on aligned ticks until `stop` is set; a tick that has begun is finished.
 
+        The first poll is made at once where there is none of the last period: nobody likes to wait for a quarter.
+
         Raises:
             AlreadyRunningError: `verify` found that the system's lock has gone to another process.
         """
         self._stop = stop
         self._guarded(self._note_downtime)
-        previous, tick = None, self._next_tick(self._clock.now())
+        now = self._clock.now()
+        previous, tick = None, now if self._stale else self._next_tick(now)
         while not self._clock.wait_until(tick, stop):
             self._guarded(partial(self._make_tick, previous, tick, verify))
             previous, tick = tick, self._after(tick)
@@ -194,6 +198,7 @@ class Collector:
             _log.error("archived polls wait for the database", system=self.system_id, error=str(error))
             return
         last, now = self._intake.store.last_polled_at, self._clock.now()
+        self._stale = last is None or not timedelta(0) <= now - last <= self.every
         if complete and last and now - last > self.every * 1.5:
             self._miss([now], f"the collector was not running since {format_time(last)}")
 
@@ -263,5 +268,6 @@ def collect(
 
 
 def _ticks(after: datetime, before: datetime, every: timedelta) -> list[datetime]:
-    """The ticks that lie between two, both excluded."""
-    return [after + i * every for i in range(1, round((before - after) / every))]
+    """The ticks that lie between a poll and a tick, both excluded."""
+    count = -(-(before - after) // every) - 1
+    return [before - i * every for i in range(count, 0, -1)]
