@@ -1,6 +1,5 @@
 """Servers that answer with something else, elsewhere or not at all (cases 16, 17, 25; see `test_bad_input`)."""
 
-from collections.abc import Iterator
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -18,12 +17,6 @@ from velib_predictor.data.feed import Feed
 from velib_predictor.data.raw import INFORMATION, STATUS, RawPoll, content_hash
 from velib_predictor.data.snapshot import Snapshot
 from velib_predictor.data.transport import Fetched, FetchError, HttpTransport
-
-
-@pytest.fixture
-def server() -> Iterator[FeedServer]:
-    with FeedServer() as running:
-        yield running
 
 
 def poll_once(url: str, transport: Any = None) -> RawPoll:

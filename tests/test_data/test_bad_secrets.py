@@ -1,6 +1,6 @@
 """Keys and passwords in addresses: used for asking, and found in no message, no archived poll."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import httpx
@@ -18,25 +18,6 @@ from velib_predictor.data.transport import FetchError, HttpTransport
 
 KEY = "?api_key=hunter2"
 BASIC = "Basic bWU6aHVudGVyMg=="  # me:hunter2
-
-
-@pytest.fixture
-def server() -> Iterator[FeedServer]:
-    with FeedServer() as running:
-        yield running
-
-
-@pytest.fixture
-def town(server: FeedServer) -> Iterator[Callable[..., Town]]:
-    made = []
-
-    def make(url: str = "/gbfs.json", **system: Any) -> Town:
-        made.append(Town(server, url, **system))
-        return made[-1]
-
-    yield make
-    for one in made:
-        one.transport.close()
 
 
 def told(raw: RawPoll) -> str:

@@ -1,8 +1,7 @@
 """Sources that stay broken, or ask to be left alone: how often they are asked. Time is the test's own."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import timedelta
-from typing import Any
 
 import pytest
 
@@ -14,25 +13,6 @@ from velib_predictor.data.raw import DISCOVERY, INFORMATION, STATUS
 
 MINUTE = timedelta(minutes=1)
 HOUR = timedelta(hours=1)
-
-
-@pytest.fixture
-def server() -> Iterator[FeedServer]:
-    with FeedServer() as running:
-        yield running
-
-
-@pytest.fixture
-def town(server: FeedServer) -> Iterator[Callable[..., Town]]:
-    made = []
-
-    def make(url: str = "/gbfs.json", **system: Any) -> Town:
-        made.append(Town(server, url, **system))
-        return made[-1]
-
-    yield make
-    for one in made:
-        one.transport.close()
 
 
 def minutes_asked(one: Town, path: str, count: int) -> list[int]:

@@ -1,6 +1,6 @@
 """Finding a system's feeds from its discovery document, over real loopback HTTP."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
@@ -10,25 +10,6 @@ from tests.test_data import feeds
 from tests.test_data.feedserver import FeedServer, reply
 from tests.test_data.town import Town, publish
 from velib_predictor.data.raw import DISCOVERY, STATUS
-
-
-@pytest.fixture
-def server() -> Iterator[FeedServer]:
-    with FeedServer() as running:
-        yield running
-
-
-@pytest.fixture
-def town(server: FeedServer) -> Iterator[Callable[..., Town]]:
-    made = []
-
-    def make(url: str = "/gbfs.json", **system: Any) -> Town:
-        made.append(Town(server, url, **system))
-        return made[-1]
-
-    yield make
-    for one in made:
-        one.transport.close()
 
 
 def test_of_several_systems_in_a_manifest_ours_is_taken_in_its_newest_version(

@@ -1,6 +1,6 @@
 """Polling a system over real loopback HTTP: what is asked for and when, and what happens when it is not there."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
@@ -15,25 +15,6 @@ from velib_predictor.data.decoder import Decoder
 from velib_predictor.data.raw import DISCOVERY, INFORMATION, STATUS, SYSTEM, DecodeError
 from velib_predictor.data.snapshot import StationInfo, SystemInfo, Values
 from velib_predictor.utils.errors import VelibError
-
-
-@pytest.fixture
-def server() -> Iterator[FeedServer]:
-    with FeedServer() as running:
-        yield running
-
-
-@pytest.fixture
-def town(server: FeedServer) -> Iterator[Callable[..., Town]]:
-    made = []
-
-    def make(url: str = "/gbfs.json", **system: Any) -> Town:
-        made.append(Town(server, url, **system))
-        return made[-1]
-
-    yield make
-    for one in made:
-        one.transport.close()
 
 
 @pytest.mark.parametrize("version", ["1.0", *VERSIONS])

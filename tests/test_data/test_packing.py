@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import random
+import time
 from collections.abc import Iterator
 from datetime import date, datetime, timedelta
 from multiprocessing.synchronize import Barrier
@@ -321,8 +322,10 @@ def test_packers_in_several_processes_lose_nothing(tmp_path: Path) -> None:
             told: list[str] = []
             archive = Archive(tmp_path, f"velib{i}", on_damage=told.append)
             start.wait(timeout=60)
+            deadline = time.monotonic() + 20
             while not (archive.folder / "2026-03-01.tar.zst").exists():  # a reader beside them
                 assert contents(archive.read()) == stored
+                assert time.monotonic() < deadline, "nobody has packed"
             assert contents(archive.read()) == stored
             assert told == []
     finally:

@@ -4,7 +4,6 @@ What must be stored is read from the recordings here by plain JSON, not by the d
 """
 
 import json
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -24,12 +23,6 @@ from velib_predictor.data.snapshot import Outcome, Values
 VELIB = ["2022-02-25_samhrrl", "2024-11-19_banacchini"]
 OTHERS = ["lamassu-v2", "lamassu-v3", "spec-v2.3", "spec-v3.0", "spec-v3.1-RC3", "dublinbikes-fixture"]
 PORTAL = ["093502", "094001", "094501", "101001", "101502"]
-
-
-@pytest.fixture
-def server() -> Iterator[FeedServer]:
-    with FeedServer() as server:
-        yield server
 
 
 def collector(server: FeedServer, database: Database, folder: Path, **more: Any) -> Collector:

@@ -21,12 +21,6 @@ def settings(**changes: object) -> CollectorSettings:
 
 
 @pytest.fixture
-def server() -> Iterator[FeedServer]:
-    with FeedServer() as running:
-        yield running
-
-
-@pytest.fixture
 def transport() -> Iterator[HttpTransport]:
     with HttpTransport(settings(), {"Client-Identifier": "town-bikes"}, backoff_s=0.001) as made:
         yield made
