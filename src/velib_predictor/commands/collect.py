@@ -134,6 +134,8 @@ def _period(every: "timedelta", systems: dict[str, "SystemSettings"]) -> "timede
     from ipaddress import ip_address
     from urllib.parse import urlsplit
 
+    from velib_predictor.utils.temporal import format_duration
+
     def is_here(url: str) -> bool:
         host = urlsplit(url).hostname or ""
         try:
@@ -142,7 +144,7 @@ def _period(every: "timedelta", systems: dict[str, "SystemSettings"]) -> "timede
             return False
 
     if every > timedelta(days=7):
-        raise UsageError(f"--every {every}: at most 7d is allowed")
+        raise UsageError(f"--every {format_duration(every)}: at most 7d is allowed")
     if every < timedelta(seconds=10) and not all(is_here(system.url) for system in systems.values()):
         raise UsageError(f"--every {every.total_seconds():g}s: an operator's server is asked at most every 10s")
     return every
