@@ -139,7 +139,7 @@ class ArchiveSettings(_Section):
     pack_after: Duration = timedelta(hours=2)
     """A day's files are packed into one this long after the day has ended (UTC)."""
     min_free_mb: Annotated[int, Field(ge=0)] = 512
-    """With less free disk nothing is packed, which takes room; raw answers are still written and expired days deleted."""
+    """With less free disk nothing is packed; raw answers are still written, and expired days deleted."""
 
 
 class StorageSettings(_Section):
