@@ -2,18 +2,23 @@
 
 import math
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
+from pathlib import Path
+from zoneinfo import ZoneInfo
 
+import pyarrow.parquet as pq
 import pytest
 
 from tests.test_data.polls import snapshot
 from velib_predictor.config.config import CollectorSettings
-from velib_predictor.data.checks import FreezeDetector, LedgerEntry, SnapshotCheck
+from velib_predictor.data.checks import LEARNING_DAYS, FreezeDetector, LedgerEntry, SnapshotCheck
 from velib_predictor.data.snapshot import Outcome
 
 NOON = datetime(2026, 3, 4, 11, 0, tzinfo=UTC)  # noon in Paris
-MINUTE = timedelta(minutes=1)
+MINUTE, HOUR, DAY = timedelta(minutes=1), timedelta(hours=1), timedelta(days=1)
+PARIS = ZoneInfo("Europe/Paris")
 SETTINGS = CollectorSettings()
 
 
@@ -54,75 +59,246 @@ def test_a_network_that_really_shrank_is_believed_within_a_day() -> None:
     assert checked([100] * 40 + [60] * 56).reason(small) is None
 
 
+@pytest.mark.parametrize("in_between", [None, Outcome.FAILED, Outcome.MISSED])
+def test_after_a_day_without_answers_the_last_sizes_still_count(in_between: Outcome | None) -> None:
+    check = checked([1000] * 96)
+    if in_between:
+        check.observe(entry(NOON + 24 * HOUR, 0, 0, in_between))
+    later = NOON + 25 * HOUR
+    assert check.reason(snapshot(later, {"1": 1}))
+    check.observe(entry(later, 1, 0, Outcome.QUARANTINED))
+    assert check.reason(snapshot(later + MINUTE, {"1": 1})) is None  # the last day says so now
+
+
+def test_sizes_are_forgotten_after_a_day_whatever_becomes_of_the_polls() -> None:
+    assert len(checked([100] * 1_000)._sizes) <= 97
+
+
 # -- frozen feeds ----------------------------------------------------------------------------------------------
 
 
 def paris(every: timedelta, days: float, seed: int, start: datetime = NOON) -> Iterator[LedgerEntry]:
     """A lively network of 1,500 stations: 6 % change a minute by day, 0.3 % at four in the morning."""
     generator = random.Random(seed)
-    at = start
-    while at < start + timedelta(days=days):
+    for i in range(round(days * DAY / every)):
+        at = start + i * every
         share = 0.003 + 0.03 * (1 - math.cos(2 * math.pi * (at.hour - 3) / 24))
-        expected = 1500 * (1 - math.exp(-share * every.total_seconds() / 60))
+        expected = 1500 * (1 - math.exp(-share * (every / MINUTE)))
         yield entry(at, 1500, round(generator.gauss(expected, math.sqrt(expected))))
-        at += every
 
 
-def run(detector: FreezeDetector, entries: Iterator[LedgerEntry]) -> list[bool]:
-    found = []
-    for one in entries:
-        frozen = detector.is_frozen(one.polled_at, one.stations, one.changed)
-        detector.observe(one._replace(outcome=Outcome.FROZEN if frozen else Outcome.OK))
-        found.append(frozen)
-    return found
+Rate = Callable[[datetime], float]  # changes a station and minute, by local time
 
 
-@pytest.mark.parametrize("every", [MINUTE, 5 * MINUTE, 15 * MINUTE])
-@pytest.mark.parametrize("learned", [True, False])
-def test_a_live_network_is_never_frozen_day_or_night(every: timedelta, learned: bool) -> None:
-    detector = FreezeDetector("Europe/Paris", SETTINGS)
-    if learned:
-        detector.learn(paris(every, 3, seed=1, start=NOON - timedelta(days=3)), NOON)
-    assert not any(run(detector, paris(every, 2, seed=2)))
+class Watch:
+    """A detector fed as the store feeds it: learning at each UTC midnight."""
+
+    def __init__(self, zone: str | None = "Europe/Paris") -> None:
+        self.zone = zone
+        self.detector = FreezeDetector(zone, SETTINGS)
+        self.ledger: list[LedgerEntry] = []
+
+    def see(self, entries: Iterable[LedgerEntry]) -> list[LedgerEntry]:
+        """Judge, learn and observe; the entries as they were judged."""
+        start = len(self.ledger)
+        for one in entries:
+            self._learn(one.polled_at)
+            if one.outcome.accepted and self.detector.is_frozen(one.polled_at, one.stations, one.changed):
+                one = one._replace(outcome=Outcome.FROZEN)
+            self.ledger.append(one)
+            self.detector.observe(one)
+        return self.ledger[start:]
+
+    def restart(self) -> None:
+        """Open a new detector, from the last day of the ledger and what `learn` is given."""
+        self.detector = FreezeDetector(self.zone, SETTINGS)
+        for one in [one for one in self.ledger if one.polled_at >= self.ledger[-1].polled_at - DAY]:
+            self._learn(one.polled_at)
+            self.detector.observe(one)
+
+    def _learn(self, at: datetime) -> None:
+        if self.detector.needs_learning(at):
+            midnight = at.replace(hour=0, minute=0, second=0, microsecond=0)
+            days = (one for one in self.ledger if midnight - LEARNING_DAYS * DAY <= one.polled_at < midnight)
+            self.detector.learn(days, at)
 
 
-@pytest.mark.parametrize("every", [MINUTE, 5 * MINUTE, 15 * MINUTE])
+def network(
+    stations: int, rate: Rate, every: timedelta, duration: timedelta, start: datetime = NOON, zone: str = "Europe/Paris"
+) -> Iterator[LedgerEntry]:
+    """Stations that change independently of each other."""
+    generator, local = random.Random(stations), ZoneInfo(zone)
+    for i in range(duration // every):
+        at = start + i * every
+        share = 1 - math.exp(-rate((at - every / 2).astimezone(local)) * (every / MINUTE))
+        yield entry(at, stations, sum(generator.random() < share for _ in range(stations)))
+
+
+def quiet(size: int, every: timedelta, start: datetime, duration: timedelta, changed: int = 0) -> Iterator[LedgerEntry]:
+    return (entry(start + i * every, size, changed) for i in range(duration // every))
+
+
+def accused(entries: Iterable[LedgerEntry], since: datetime = NOON) -> list[datetime]:
+    return [one.polled_at for one in entries if one.outcome is Outcome.FROZEN and one.polled_at >= since]
+
+
+def shut(rate: float, closes: float, opens: float, at_night: float = 0.0) -> Rate:
+    """A network that closes for a part of the night."""
+    return lambda local: at_night if closes <= local.hour + local.minute / 60 < opens else rate
+
+
+EVERY = pytest.mark.parametrize("every", [MINUTE, 5 * MINUTE, 15 * MINUTE])
+
+
+@EVERY
+def test_a_live_network_is_never_frozen_day_or_night(every: timedelta) -> None:
+    assert accused(Watch().see(paris(every, 4, seed=2))) == []
+
+
+@EVERY
 @pytest.mark.parametrize("still_moving", [0, 1, 3])
-@pytest.mark.parametrize("learned", [True, False])
-def test_a_freeze_by_day_is_found_within_a_quarter_of_an_hour(
-    every: timedelta, still_moving: int, learned: bool
-) -> None:
-    detector = FreezeDetector("Europe/Paris", SETTINGS)
-    if learned:
-        detector.learn(paris(every, 3, seed=1, start=NOON - timedelta(days=3)), NOON)
-    assert not any(run(detector, paris(every, 1 / 24, seed=3)))
-    frozen_from = NOON + timedelta(hours=1)
-    count = 60 * MINUTE // every
-    found = run(detector, iter([entry(frozen_from + i * every, 1500, still_moving) for i in range(count)]))
-    first = found.index(True)
-    assert (first + 1) * every <= 15 * MINUTE
-    assert all(found[first:])
-    assert not any(run(detector, paris(every, 1 / 24, seed=4, start=frozen_from + timedelta(hours=1))))
+@pytest.mark.parametrize("days", [1 / 24, 3])
+def test_a_freeze_by_day_is_found_within_a_quarter_of_an_hour(every: timedelta, still_moving: int, days: float) -> None:
+    watch = Watch()
+    watch.see(paris(every, days, seed=1))
+    start = NOON + days * DAY
+    polls = watch.see(quiet(1500, every, start, HOUR, still_moving))
+    assert accused(polls)[0] + every - start <= 15 * MINUTE
+    assert accused(polls) == [one.polled_at for one in polls[-len(accused(polls)) :]]
+    assert accused(watch.see(paris(every, 1 / 24, seed=4, start=start + HOUR))) == []
 
 
 def test_a_freeze_at_night_is_found_once_there_is_evidence() -> None:
-    detector = FreezeDetector("Europe/Paris", SETTINGS)
-    night = datetime(2026, 3, 5, 2, 30, tzinfo=UTC)
-    detector.learn(paris(MINUTE, 3, seed=1, start=NOON - timedelta(days=3)), NOON)
-    run(detector, paris(MINUTE, (night - NOON) / timedelta(days=1), seed=5))
-    found = run(detector, iter([entry(night + i * MINUTE, 1500, 0) for i in range(60)]))
-    assert 14 <= found.index(True) <= 30
+    watch = Watch()
+    night = NOON + 3 * DAY + 15.5 * HOUR
+    watch.see(paris(MINUTE, (night - NOON) / DAY, seed=1))
+    assert 14 * MINUTE <= accused(watch.see(quiet(1500, MINUTE, night, HOUR)))[0] - night <= 30 * MINUTE
 
 
-def test_silence_proves_nothing_in_a_small_calm_system() -> None:
-    """20 stations, five changes an hour: an hour without one happens."""
-    detector = FreezeDetector("Europe/Paris", SETTINGS)
-    lively = [entry(NOON + i * MINUTE, 20, 1 if i % 12 == 0 else 0) for i in range(240)]
-    silent = [entry(NOON + (240 + i) * MINUTE, 20, 0) for i in range(60)]
-    assert not any(run(detector, iter(lively + silent)))
+def test_the_first_polls_at_night_accuse_nobody() -> None:
+    assert accused(Watch(None).see(quiet(1500, 15 * MINUTE, NOON - 11 * HOUR, 5 * HOUR)), NOON - DAY) == []
 
 
-def test_the_first_poll_and_the_prior_at_night_accuse_nobody() -> None:
-    detector = FreezeDetector(None, SETTINGS)
-    midnight = datetime(2026, 3, 4, 0, 0, tzinfo=UTC)
-    assert not any(run(detector, iter([entry(midnight + i * 15 * MINUTE, 1500, 0) for i in range(20)])))
+@pytest.mark.parametrize("every", [5 * MINUTE, 15 * MINUTE])
+@pytest.mark.parametrize(
+    ("stations", "rate"),
+    [(200, shut(0.02, 0, 6)), (200, shut(0.02, 0.5, 5.75)), (300, shut(0.02, 0, 6, 0.0002)), (60, shut(0.02, 0, 6))],
+)
+@pytest.mark.parametrize("zone", ["Europe/Paris", "America/Los_Angeles"])
+def test_who_rests_at_night_is_accused_for_two_hours_once(
+    stations: int, rate: Rate, every: timedelta, zone: str
+) -> None:
+    polls = Watch(zone).see(network(stations, rate, every, 4 * DAY, zone=zone))
+    times = accused(polls)
+    assert accused(polls, NOON + DAY) == []
+    assert not times or times[-1] - times[0] < 2 * HOUR
+
+
+def test_clocks_that_are_put_forward_wake_no_suspicion() -> None:
+    """In a feed that does not tell its zone, the closing hour shifts with the clocks (in Paris on 2026-03-29)."""
+    polls = Watch(None).see(network(200, shut(0.02, 0, 6), 15 * MINUTE, 9 * DAY, start=NOON + 20 * DAY))
+    assert accused(polls, NOON + 21 * DAY) == []
+
+
+@pytest.mark.parametrize("every", [MINUTE, 15 * MINUTE])
+@pytest.mark.parametrize(("stations", "rate"), [(20, 0.004), (40, 0.02), (100, 0.01)])
+def test_a_small_network_is_not_accused(stations: int, rate: float, every: timedelta) -> None:
+    assert accused(Watch().see(network(stations, lambda _: rate, every, 10 * DAY))) == []
+
+
+@EVERY
+@pytest.mark.parametrize("days", [1, 4])
+def test_a_freeze_of_a_small_network_is_found_within_the_hour(every: timedelta, days: int) -> None:
+    watch = Watch()
+    watch.see(network(100, lambda _: 0.01, every, days * DAY))
+    polls = watch.see(quiet(100, every, NOON + days * DAY, 6 * HOUR))
+    assert accused(polls)[0] + every - NOON - days * DAY <= HOUR
+
+
+@pytest.mark.parametrize("every", [MINUTE, 15 * MINUTE])
+def test_polls_that_come_a_moment_early_are_judged_as_if_on_time(every: timedelta) -> None:
+    watch = Watch()
+    watch.see(paris(every, 0.25, seed=1))
+    late = [one._replace(polled_at=one.polled_at - MINUTE / 12) for one in quiet(1500, every, NOON + 6 * HOUR, HOUR)]
+    assert accused(watch.see(late))[0] < NOON + 6 * HOUR + 15 * MINUTE
+
+
+def test_the_end_of_the_season_is_believed_within_two_days() -> None:
+    watch = Watch()
+    watch.see(network(200, shut(0.02, 0, 6), 15 * MINUTE, 5 * DAY))
+    closed = NOON + 5 * DAY
+    times = accused(watch.see(quiet(200, 15 * MINUTE, closed, 60 * DAY)))
+    assert times[0] - closed <= HOUR
+    assert times[-1] - closed <= 2 * DAY
+
+
+def test_a_network_that_rests_on_sundays_is_believed_after_two_of_them() -> None:
+    polls = Watch().see(network(100, lambda at: 0 if at.weekday() == 6 else 0.02, 15 * MINUTE, 19 * DAY))
+    third = datetime(2026, 3, 21, 23, tzinfo=UTC)  # midnight in Paris
+    assert accused(polls)
+    assert accused(polls, third) == []
+
+
+@pytest.mark.parametrize("every", [5 * MINUTE, 15 * MINUTE])
+@pytest.mark.parametrize("days", [1, 3])
+def test_a_freeze_of_a_whole_day_does_not_teach_that_silence_is_normal(every: timedelta, days: int) -> None:
+    watch = Watch()
+    watch.see(paris(every, days, seed=1))
+    frozen_from = NOON + days * DAY
+    polls = watch.see(quiet(1500, every, frozen_from, DAY + 6 * HOUR))
+    first = next(i for i, one in enumerate(polls) if one.outcome is Outcome.FROZEN)
+    assert (first + 1) * every <= 15 * MINUTE
+    assert all(one.outcome is Outcome.FROZEN for one in polls[first:])
+    assert accused(watch.see(paris(every, 0.9, seed=2, start=frozen_from + DAY + 6 * HOUR))) == []
+    again = NOON + (days + 3) * DAY
+    watch.see(paris(every, 0.25, seed=3, start=again - 6 * HOUR))
+    assert accused(watch.see(quiet(1500, every, again, HOUR)))[0] + every - again <= 15 * MINUTE
+
+
+def test_a_large_network_that_is_silent_by_day_from_the_first_poll_is_frozen() -> None:
+    """Vélib' portal, 2024-11-01: the first day that was polled in the morning was frozen all day."""
+    polls = Watch().see(quiet(1485, 5 * MINUTE, NOON, 8 * HOUR))
+    assert accused(polls)[0] - NOON <= 30 * MINUTE
+    assert len(accused(polls)) > 80
+    assert accused(Watch().see(quiet(300, 5 * MINUTE, NOON, 20 * HOUR))) == []
+
+
+def test_a_detector_opened_anew_before_every_poll_says_the_same() -> None:
+    generator = random.Random(1)
+    polls = list(network(120, shut(0.03, 0, 6), 15 * MINUTE, 2 * DAY))
+    polls += quiet(120, 15 * MINUTE, NOON + 2 * DAY, 30 * HOUR)
+    polls += network(120, shut(0.03, 0, 6), 15 * MINUTE, DAY, start=NOON + 2 * DAY + 30 * HOUR)
+    polls = [one._replace(outcome=Outcome.FAILED, stations=0) if generator.random() < 0.05 else one for one in polls]
+    through, anew = Watch(), Watch()
+    through.see(polls)
+    for one in polls:
+        anew.see([one])
+        anew.restart()
+    assert len(accused(through.ledger)) > 100
+    assert anew.ledger == through.ledger
+
+
+VELIB_FROZEN = [  # Paris time, from the notes on the data
+    ("2024-11-01 09:50", "2024-11-01 23:59"),
+    ("2024-11-02 11:35", "2024-11-02 12:45"),
+    ("2024-11-02 14:15", "2024-11-02 18:30"),
+    ("2024-11-03 11:50", "2024-11-03 13:00"),
+    ("2024-11-03 17:35", "2024-11-03 19:35"),
+    ("2024-11-04 10:05", "2024-11-04 10:20"),
+]
+
+
+def test_the_freezes_of_the_velib_portal_are_found_and_nothing_else(shared_data: Path) -> None:
+    table = pq.read_table(
+        shared_data / "velib_2024_11" / "status.parquet", columns=["observed_at", "station_id", "bikes"]
+    )
+    said: dict[datetime, dict[str, int]] = {}
+    for at, station, bikes in zip(*(column.to_pylist() for column in table.columns), strict=True):
+        said.setdefault(at.astimezone(UTC), {})[station] = bikes
+    pairs = pairwise(sorted(said.items()))
+    polls = [entry(at, len(now), len(now.items() - before.items())) for (_, before), (at, now) in pairs]
+    found = set(accused(Watch().see(polls), polls[0].polled_at))
+    spells = [[datetime.fromisoformat(text).replace(tzinfo=PARIS) for text in spell] for spell in VELIB_FROZEN]
+    assert all(any(start <= at <= end for start, end in spells) for at in found)
+    for start, end in spells:
+        assert {one.polled_at for one in polls if start + 25 * MINUTE <= one.polled_at <= end} <= found

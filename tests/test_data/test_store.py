@@ -266,25 +266,29 @@ def test_a_late_poll_retires_nobody(database: Database) -> None:
         assert set(ends.scalars()) == {None}
 
 
-def test_a_restart_at_night_changes_no_outcome(database: Database, sqlite_url: str) -> None:
-    """What the detector knew of the hours of the day, it must know again."""
+def test_restarts_change_no_outcome_neither_at_night_nor_in_a_freeze(database: Database, sqlite_url: str) -> None:
+    """What the detector knew of the hours of the day, and of the silence since it began, it must know again."""
     generator = random.Random(4)
-    quarter = timedelta(minutes=15)
     bikes = dict.fromkeys(map(str, range(60)), 5)
     polls: list[tuple[datetime, Decoded]] = []
-    for i in range(4 * 24 * 4):
-        at = datetime(2026, 3, 2, 10, 1, tzinfo=UTC) + i * quarter
-        for name in generator.sample(sorted(bikes), 20 if 7 <= at.hour < 22 else 0):
+    at, fine = datetime(2026, 3, 2, 10, 1, tzinfo=UTC), datetime(2026, 3, 5, 10, 0, tzinfo=UTC)
+    while at < fine + timedelta(hours=5):
+        frozen = at >= fine + timedelta(hours=3)
+        for name in generator.sample(sorted(bikes), 20 if 7 <= at.hour < 22 and not frozen else 0):
             bikes[name] = generator.randrange(20)
         polls.append((at, snapshot(at, bikes)))
+        at += timedelta(minutes=15 if at < fine else 5)
     other = Database(sqlite_url.replace("velib.db", "once.db"))
     other.upgrade()
     record_all(open_store(other), polls)
-    record_all(open_store(database), polls[: 3 * 24 * 4 + 70])
-    for one in polls[3 * 24 * 4 + 70 :]:
+    night = 60  # polls of the last night and morning, each made by a store of its own
+    record_all(open_store(database), polls[: -60 - night])
+    for one in polls[-60 - night :]:
         record_all(open_store(database), [one])
     assert stored_ledger(database) == stored_ledger(other)
     assert stored_rows(database) == stored_rows(other)
+    found = [at for at, outcome, *_ in stored_ledger(other) if outcome is Outcome.FROZEN and at > fine]
+    assert timedelta(minutes=10) < found[0] - (fine + timedelta(hours=3)) <= timedelta(minutes=30)
     other.close()
 
 
