@@ -185,13 +185,10 @@ def test_the_first_polls_at_night_accuse_nobody() -> None:
     [(200, shut(0.02, 0, 6)), (200, shut(0.02, 0.5, 5.75)), (300, shut(0.02, 0, 6, 0.0002)), (60, shut(0.02, 0, 6))],
 )
 @pytest.mark.parametrize("zone", ["Europe/Paris", "America/Los_Angeles"])
-def test_who_rests_at_night_is_accused_for_two_hours_once(
-    stations: int, rate: Rate, every: timedelta, zone: str
-) -> None:
+def test_who_rests_at_night_is_accused_once(stations: int, rate: Rate, every: timedelta, zone: str) -> None:
     polls = Watch(zone).see(network(stations, rate, every, 4 * DAY, zone=zone))
-    times = accused(polls)
     assert accused(polls, NOON + DAY) == []
-    assert not times or times[-1] - times[0] < 2 * HOUR
+    assert len(accused(polls)) * every <= 2 * HOUR
 
 
 def test_clocks_that_are_put_forward_wake_no_suspicion() -> None:
@@ -211,16 +208,16 @@ def test_a_small_network_is_not_accused(stations: int, rate: float, every: timed
 def test_a_freeze_of_a_small_network_is_found_within_the_hour(every: timedelta, days: int) -> None:
     watch = Watch()
     watch.see(network(100, lambda _: 0.01, every, days * DAY))
-    polls = watch.see(quiet(100, every, NOON + days * DAY, 6 * HOUR))
-    assert accused(polls)[0] + every - NOON - days * DAY <= HOUR
+    start = NOON + days * DAY
+    assert accused(watch.see(quiet(100, every, start, 6 * HOUR)))[0] + every - start <= HOUR
 
 
 @pytest.mark.parametrize("every", [MINUTE, 15 * MINUTE])
 def test_polls_that_come_a_moment_early_are_judged_as_if_on_time(every: timedelta) -> None:
     watch = Watch()
     watch.see(paris(every, 0.25, seed=1))
-    late = [one._replace(polled_at=one.polled_at - MINUTE / 12) for one in quiet(1500, every, NOON + 6 * HOUR, HOUR)]
-    assert accused(watch.see(late))[0] < NOON + 6 * HOUR + 15 * MINUTE
+    start = NOON + 6 * HOUR
+    assert accused(watch.see(quiet(1500, every, start - MINUTE / 12, HOUR)))[0] < start + 14 * MINUTE
 
 
 def test_the_end_of_the_season_is_believed_within_two_days() -> None:
@@ -234,9 +231,8 @@ def test_the_end_of_the_season_is_believed_within_two_days() -> None:
 
 def test_a_network_that_rests_on_sundays_is_believed_after_two_of_them() -> None:
     polls = Watch().see(network(100, lambda at: 0 if at.weekday() == 6 else 0.02, 15 * MINUTE, 19 * DAY))
-    third = datetime(2026, 3, 21, 23, tzinfo=UTC)  # midnight in Paris
     assert accused(polls)
-    assert accused(polls, third) == []
+    assert accused(polls, datetime(2026, 3, 21, 23, tzinfo=UTC)) == []  # from midnight in Paris
 
 
 @pytest.mark.parametrize("every", [5 * MINUTE, 15 * MINUTE])
@@ -289,9 +285,8 @@ VELIB_FROZEN = [  # Paris time, from the notes on the data
 
 
 def test_the_freezes_of_the_velib_portal_are_found_and_nothing_else(shared_data: Path) -> None:
-    table = pq.read_table(
-        shared_data / "velib_2024_11" / "status.parquet", columns=["observed_at", "station_id", "bikes"]
-    )
+    columns = ["observed_at", "station_id", "bikes"]
+    table = pq.read_table(shared_data / "velib_2024_11" / "status.parquet", columns=columns)
     said: dict[datetime, dict[str, int]] = {}
     for at, station, bikes in zip(*(column.to_pylist() for column in table.columns), strict=True):
         said.setdefault(at.astimezone(UTC), {})[station] = bikes

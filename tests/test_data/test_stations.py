@@ -1,5 +1,6 @@
 """Identities that meet under two names, and versions that say what was known when."""
 
+from collections.abc import Collection
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -16,12 +17,14 @@ HOUR = timedelta(hours=1)
 VICTOIRES: dict[str, Any] = {"name": "Place des Victoires", "lat": 48.8657, "lon": 2.3413, "capacity": 30}
 
 
-def register(database: Database, infos: list[StationInfo], at: datetime = T0) -> StationBook:
+def register(
+    database: Database, infos: list[StationInfo], at: datetime = T0, claimed: Collection[str] = ()
+) -> StationBook:
     """Register in a book of its own, and check that a freshly loaded one says the same."""
     with database.write() as connection:
         key = ensure_system(connection, "velib")
         book = StationBook(connection, key)
-        book.register(connection, infos, at)
+        book.register(connection, infos, at, claimed=claimed)
         again = StationBook(connection, key)
     assert again.all_names() == book.all_names()
     assert again.names == book.names
@@ -98,6 +101,66 @@ def test_a_station_with_a_code_of_its_own_is_not_adopted(database: Database) -> 
     register(database, [StationInfo("16107", "A1")])
     register(database, [StationInfo("213688169", "16107")])
     assert stations(database) == [("16107", "A1"), ("213688169", "16107")]
+
+
+def test_ids_that_change_overnight_split_no_station(database: Database) -> None:
+    before = register(database, [StationInfo("7", "16107", **VICTOIRES), StationInfo("8", "16108")])
+    changed = [StationInfo("70", "16107", **VICTOIRES), StationInfo("80", "16108")]
+    book = register(database, changed, T0 + HOUR)
+    assert stations(database) == [("70", "16107"), ("80", "16108")]
+    assert book.by_id("70") == book.resolve("16107") == before.by_id("7")
+    assert (book.by_id("80"), book.by_id("7")) == (before.by_id("8"), None)
+    assert versions(database) == [(0, None, 30)]
+
+
+@pytest.mark.parametrize(
+    ("newcomer", "claimed"),
+    [
+        (StationInfo("70", "16107", **VICTOIRES), ["7", "70"]),  # both are in the feed
+        (StationInfo("70", "16107", **(VICTOIRES | {"lat": 48.88})), ["70"]),  # 1,590 m north
+    ],
+)
+def test_a_code_shared_with_a_station_that_stays_or_lies_elsewhere(
+    database: Database, newcomer: StationInfo, claimed: list[str]
+) -> None:
+    register(database, [StationInfo("7", "16107", **VICTOIRES)])
+    register(database, [newcomer], T0 + HOUR, claimed)
+    assert stations(database) == [("7", "16107"), ("70", "16107")]
+
+
+def test_two_newcomers_with_one_code_do_not_become_one(database: Database) -> None:
+    register(database, [StationInfo("7", "16107")])
+    register(database, [StationInfo("70", "16107"), StationInfo("71", "16107")], T0 + HOUR)
+    assert stations(database) == [("70", "16107"), ("71", "16107")]
+
+
+def test_a_newcomer_whose_id_is_another_stations_code_is_a_station_of_its_own(database: Database) -> None:
+    register(database, [StationInfo("1", "3")])
+    book = register(database, [StationInfo("3")], T0 + HOUR, ["1", "3"])
+    assert stations(database) == [("1", "3"), ("3", None)]
+    assert book.by_id("3") == book.resolve("3") != book.by_id("1")
+
+
+def test_a_source_that_knows_codes_alone_means_the_stations_of_the_feed(database: Database) -> None:
+    """Vélib's portal, when the feed is away: codes stand where ids should be, and no id is in use."""
+    register(database, [StationInfo("213688169", "16107")])
+    book = register(database, [StationInfo("16107")], T0 + HOUR, ["16107"])
+    assert stations(database) == [("213688169", "16107")]
+    assert book.by_id("16107") is None
+    assert book.resolve("16107") == book.by_id("213688169")
+
+
+def test_a_code_means_the_newest_station_that_has_not_vanished(database: Database) -> None:
+    first, second = StationInfo("7", "1", "A", 48.1, 2.0, 10), StationInfo("8", "1", "A", 48.2, 2.0, 10)
+    assert register(database, [first]).resolve("1") == 1
+    book = register(database, [second], T0 + HOUR)
+    assert book.resolve("1") == book.by_id("8")
+    book = register(database, [StationInfo("9", "1", "A", 48.3, 2.0, 10)], T0 - 99 * HOUR)  # from an old file
+    assert book.resolve("1") == book.by_id("8")
+    with database.write() as connection:
+        book.vanish(connection, [key for key in book.names if key != book.by_id("7")], T0 + 2 * HOUR)
+        assert book.resolve("1") == book.by_id("7")
+        assert StationBook(connection, 1).all_names() == book.all_names()
 
 
 def test_an_id_wins_over_a_code_and_ids_are_text(database: Database) -> None:
