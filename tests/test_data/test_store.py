@@ -313,3 +313,13 @@ def test_a_backfill_reads_the_ledger_once_not_once_a_poll(database: Database, mo
     record_all(store, [(later + MINUTE, snapshot(later + MINUTE, {"1": 5}))])
     assert reloads == 2
     assert_reads_back(stored_rows(database), stored_ledger(database), polls)
+
+
+def test_after_days_without_an_answer_a_broken_one_is_still_recognised(database: Database) -> None:
+    store = open_store(database)
+    store.record(raw_poll(START), snapshot(START, {str(i): 3 for i in range(100)}))
+    for hours in (12, 24, 36, 48):
+        store.record(raw_poll(START + timedelta(hours=hours), error="no connection"), None)
+    back = START + timedelta(hours=60)
+    entry = open_store(database).record(raw_poll(back), snapshot(back, {"1": 3}))
+    assert entry.outcome is Outcome.QUARANTINED

@@ -120,6 +120,14 @@ def last_poll(connection: Connection, system_key: int, before: datetime | None =
     return polls(connection, system_key, start=at)[0] if at is not None else None
 
 
+def last_answered_at(connection: Connection, system_key: int, before: datetime | None = None) -> datetime | None:
+    """When the last answer came that held stations, readable or not."""
+    newest = select(func.max(Poll.polled_at)).where(Poll.system_key == system_key, Poll.stations + Poll.rejected > 0)
+    if before is not None:
+        newest = newest.where(Poll.polled_at < before)
+    return connection.execute(newest).scalar_one_or_none()
+
+
 def next_accepted_poll(connection: Connection, system_key: int, after: datetime) -> datetime | None:
     """The first poll after a time that confirms unchanged stations."""
     accepted = [str(outcome) for outcome in Outcome if outcome.accepted]

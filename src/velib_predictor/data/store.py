@@ -18,6 +18,7 @@ from velib_predictor.data.rows import (
     insert_missing_rows,
     insert_poll,
     insert_rows,
+    last_answered_at,
     last_poll,
     last_rows,
     next_accepted_poll,
@@ -80,8 +81,9 @@ class Store:
             self._freeze = FreezeDetector(zone, self._settings)
             self._accepted_at: datetime | None = None
             self._in_doubt = False
-            if self._last:
-                for entry in polls(connection, self._key, self._last.polled_at - _DAY, before):
+            answered_at = last_answered_at(connection, self._key, before)
+            if answered_at:  # a day of it, so that an outage of days does not make the checks forget
+                for entry in polls(connection, self._key, answered_at - _DAY, before):
                     self._learn(connection, entry.polled_at)
                     self._observe(entry)
         self._information: Sequence[StationInfo] | None = None
