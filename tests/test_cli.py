@@ -180,3 +180,70 @@ def test_a_replay_of_no_archive_is_refused(velib: Velib, tmp_path: Path) -> None
     assert velib("replay", "nowhere").code == 2
     (tmp_path / "empty").mkdir()
     assert "is no raw archive" in velib("replay", "empty").errors
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (["collect", "--every", "9000000d"], 2, "at most 7d"),
+        (["collect", "--every", "1s"], 2, "at most every 10s"),
+        (["collect", "--once", "--system", "../evil", "--url", "http://127.0.0.1:1/"], 2, "no name for a system"),
+        (["collect", "--once", "--system", "2026-11-23", "--url", "http://127.0.0.1:1/"], 2, "not a date"),
+        (["collect", "--once", "--db", "sqlite:///junk.db"], 1, "something else"),
+        (["db", "init", "--db", "sqlite:///junk.db/velib.db"], 1, "junk.db"),
+    ],
+)
+def test_what_cannot_be_is_one_plain_sentence(
+    velib: Velib, tmp_path: Path, arguments: list[str], code: int, said: str
+) -> None:
+    (tmp_path / "junk.db").write_text("this is no database")
+    result = velib(*arguments)
+    assert result.code == code
+    assert said in result.errors
+    assert len(result.errors.strip().splitlines()) == 1
+
+
+def test_only_an_upstream_that_cannot_be_reached_is_called_so(
+    velib: Velib, server: FeedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = ("collect", "--once", "--system", "town", "--url", f"{server.url}/gbfs.json")
+    with monkeypatch.context() as patched:
+        patched.setattr(
+            "velib_predictor.data.archive.Archive.put", lambda *_: (_ for _ in ()).throw(OSError(28, "full"))
+        )
+        result = velib(*asked)
+        assert (result.code, "the raw archive cannot be written" in result.output) == (1, True)
+    server.serve("/gbfs.json", feeds.discovery("2.3", server.url, ["system_information"]))
+    server.remove("/station_status.json")
+    scooters = velib("collect", "--once", "--system", "scooters", "--url", f"{server.url}/gbfs.json")
+    assert (scooters.code, "lists no stations" in scooters.output) == (1, True)
+
+
+def test_keys_and_passwords_in_an_address_are_told_nobody(velib: Velib) -> None:
+    url = "http://user:SECRET1@127.0.0.1:1/gbfs.json?api_key=SECRET2"
+    result = velib("collect", "--once", "--system", "town", "--url", url)
+    velib("export", "polls", "--system", "town", "--out", "polls.csv")
+    assert "SECRET" not in result.output + result.errors + Path("polls.csv").read_text()
+    assert result.code == 4
+
+
+def test_prune_counts_age_from_the_newest_row(
+    velib: Velib, server: FeedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What lies still does not get old: years after the last poll, nothing is deleted."""
+    from datetime import UTC, datetime, timedelta
+
+    from velib_predictor.data.database import Database
+    from velib_predictor.data.inventory import delete_expired_rows
+
+    velib("collect", "--once", "--system", "town", "--url", f"{server.url}/gbfs.json")
+    database = Database("sqlite:///data/velib.db")
+    day, far = timedelta(days=1), datetime.now(UTC) + timedelta(days=4000)
+    assert delete_expired_rows(database, 30 * day, far) == 0
+    database.close()
+    monkeypatch.setenv("VELIB_STORAGE__RETENTION", "30d")
+    assert velib("prune", "--json").data["rows"] == 0
+    server.serve("/station_status.json", feeds.status("2.3", [feeds.station("2.3", name, 9, 11) for name in "abc"]))
+    velib("collect", "--once", "--system", "town", "--url", f"{server.url}/gbfs.json")
+    monkeypatch.setenv("VELIB_STORAGE__RETENTION", "0.000001s")
+    assert velib("prune", "--json").data["rows"] == 4  # three stations, one poll

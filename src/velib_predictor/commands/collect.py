@@ -86,7 +86,7 @@ def prune(db: Db = None, config: ConfigFile = None, json: Json = False) -> None:
 
     from velib_predictor.data.archive import Archive
     from velib_predictor.data.housekeeping import keep_archive
-    from velib_predictor.data.inventory import delete_rows_before
+    from velib_predictor.data.inventory import delete_expired_rows
 
     settings = start(config, db)
     now = datetime.now(UTC)
@@ -98,7 +98,7 @@ def prune(db: Db = None, config: ConfigFile = None, json: Json = False) -> None:
             done["deleted"] += counts["deleted"]
     if settings.storage.retention:
         with closing(open_database(settings)) as database:
-            done["rows"] = delete_rows_before(database, now - settings.storage.retention)
+            done["rows"] = delete_expired_rows(database, settings.storage.retention, now)
     emit(done, json, f"{done['packed']} days packed, {done['deleted']} days and {done['rows']} rows deleted")
 
 

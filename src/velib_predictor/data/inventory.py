@@ -1,6 +1,6 @@
 """What the database holds, in numbers."""
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import delete, func, select
@@ -41,12 +41,17 @@ def inventory(database: Database) -> list[dict[str, Any]]:
     return found
 
 
-def delete_rows_before(database: Database, before: datetime) -> int:
-    """Delete station rows and ledger rows older than `before`; returns how many.
+def delete_expired_rows(database: Database, retention: timedelta, now: datetime) -> int:
+    """Delete station rows and ledger rows past `retention`; returns how many.
 
+    Age counts from the newest row: a clock that runs ahead, or a database that nobody adds to, makes nothing old.
     TimescaleDB's retention policy drops whole chunks on its own; this is the plain way, and harmless beside it.
     """
     with database.write() as connection:
+        newest = connection.execute(select(func.max(StationStatus.observed_at))).scalar_one()
+        if newest is None:
+            return 0
+        before = min(now, newest) - retention
         rows = connection.execute(delete(StationStatus).where(StationStatus.observed_at < before)).rowcount
         polls = connection.execute(delete(Poll).where(Poll.polled_at < before)).rowcount
     return rows + polls
