@@ -1,4 +1,4 @@
-"""Reading stations back: stored rows in bulk, and what they say at any tick (the as-of rule)."""
+"""Reading stations back: stored rows in bulk, what they say at any tick (the as-of rule), and all of it as a Panel."""
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
@@ -12,10 +12,13 @@ from sqlalchemy import Select, func, literal, select
 from velib_predictor.data import bulk
 from velib_predictor.data.columns import TIME
 from velib_predictor.data.database import Database
-from velib_predictor.data.schema import Poll, Station, StationStatus, System
+from velib_predictor.data.panel import CHANNELS, MISSING, Panel, Stations
+from velib_predictor.data.schema import Poll, Station, StationStatus, StationVersion, System
 from velib_predictor.data.snapshot import Outcome
 from velib_predictor.data.tidy import COUNTS
-from velib_predictor.utils.temporal import MICROSECOND, to_micros
+from velib_predictor.data.trust import changed_rows, frozen_polls, spikes
+from velib_predictor.utils.errors import UsageError
+from velib_predictor.utils.temporal import MICROSECOND, format_time, from_micros, to_micros
 
 Micros = npt.NDArray[np.int64]
 MASKED = -1
@@ -130,6 +133,140 @@ def take(rows: pa.Table, held: npt.NDArray[np.int64], ticks: npt.NDArray[np.date
     index = pa.array(held, mask=held == MASKED)
     times = pa.array(_micros(ticks)).cast(TIME)
     return rows.drop_columns("station_key").take(index).set_column(0, "observed_at", times)
+
+
+def load_panel(
+    database: Database,
+    system_id: str,
+    start: datetime | None,
+    end: datetime | None,
+    *,
+    step: timedelta,
+    tolerance: timedelta,
+) -> Panel:
+    """`Panel.load`, from an open database."""
+    database.require_current()
+    timezone = _timezone(database, system_id)
+    rows = read_status(database, system_id, start, end)
+    polls = accepted_polls(database, system_id, start, end)
+    time = pc.cast(rows["observed_at"], pa.int64()).to_numpy()
+    if not len(rows):
+        raise UsageError(f"the database {database} has no rows of {system_id!r}{_period(start, end)}")
+    first = start or from_micros(int(time.min()))
+    latest = max(int(time.max()), int(_micros(polls)[-1]) if len(polls) else 0)
+    size = step // MICROSECOND
+    ticks = grid_ticks(first, end or from_micros((-(-latest // size) + 1) * size), step)
+    if not len(ticks):
+        raise UsageError(f"no tick of a {step} grid lies{_period(start, end)}")
+    key = rows["station_key"].to_numpy()
+    seen = np.unique(key)
+    held = as_of(rows, seen, ticks, polls, tolerance)  # [tick, station]
+    last_tick = from_micros(int(_micros(ticks)[-1]))
+    stations, capacity = _stations(database, seen, ticks, last_tick)
+    counts, observed, is_open = _cells(rows, held)
+    return Panel(
+        system_id=system_id,
+        timezone=timezone,
+        ticks=ticks.astype("datetime64[s]"),
+        step=step,
+        tolerance=tolerance,
+        stations=stations,
+        counts=counts,
+        observed=observed,
+        trusted=_trusted(rows, time, held, _micros(ticks), _micros(polls), len(seen), timezone),
+        open=is_open,
+        capacity=capacity,
+    )
+
+
+def _cells(
+    rows: pa.Table, held: npt.NDArray[np.int64]
+) -> tuple[npt.NDArray[np.int16], npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+    """Counts, observed [tick, station, channel] and open [tick, station] of the rows that hold."""
+    counts = np.empty((*held.shape, len(CHANNELS)), dtype=np.int16)
+    known = held != MASKED
+    for channel, name in enumerate(CHANNELS):
+        values = np.append(rows[name].fill_null(MISSING).to_numpy(), MISSING).astype(np.int16)
+        counts[:, :, channel] = values[held]  # MASKED is -1: the last, which is missing
+    closed = np.zeros(len(rows) + 1, dtype=bool)
+    for name in ("is_installed", "is_renting", "is_returning"):
+        closed[:-1] |= ~rows[name].fill_null(True).to_numpy(zero_copy_only=False)
+    return counts, counts != MISSING, known & ~closed[held]
+
+
+def _trusted(
+    rows: pa.Table,
+    time: Micros,
+    held: npt.NDArray[np.int64],
+    ticks: Micros,
+    polls: Micros,
+    stations: int,
+    timezone: str,
+) -> npt.NDArray[np.bool_]:
+    """What hindsight leaves standing, bool[tick, station]: not observed in a frozen spell, not taken back at once."""
+    heard = np.union1d(time, polls)
+    moved = np.bincount(np.searchsorted(heard, time[changed_rows(rows)]), minlength=len(heard))
+    frozen = np.append(frozen_polls(heard, moved, stations, timezone), False)
+    alive = ~frozen[np.searchsorted(heard, ticks, side="right") - 1]  # [tick]; -1 is the last: before all
+    taken_back = np.append(spikes(rows), False)
+    return alive[:, None] & ~taken_back[held]
+
+
+def _stations(
+    database: Database, keys: npt.NDArray[np.int32], ticks: npt.NDArray[np.datetime64], at: datetime
+) -> tuple[Stations, npt.NDArray[np.int16]]:
+    """Who the stations are (as last described by `at`), and capacity as it was known, int16[tick, station]."""
+    place = {int(key): column for column, key in enumerate(keys)}
+    version = StationVersion.__table__
+    capacities = np.zeros(len(keys), dtype=np.int16)
+    changes: list[tuple[int, int, int]] = []  # tick, column, capacity
+    about: list[tuple[str | None, float | None, float | None]] = [(None, None, None)] * len(keys)
+    micros = _micros(ticks)
+    with database.read() as connection:
+        names = {
+            key: (station_id, code)
+            for key, station_id, code in connection.execute(select(Station.key, Station.station_id, Station.code))
+        }
+        query = select(version).order_by(version.c.station_key, version.c.valid_from)
+        for row in connection.execute(query).mappings():
+            column = place.get(row["station_key"])
+            if column is None:
+                continue
+            first = about[column] == (None, None, None)
+            if first or row["valid_from"] <= at:
+                about[column] = (row["name"], row["lat"], row["lon"])
+            if first:  # before its first version, the first one holds
+                capacities[column] = row["capacity"] or 0
+            elif row["valid_from"] <= at:
+                changes.append((int(np.searchsorted(micros, to_micros(row["valid_from"]))), column, row["capacity"]))
+    capacity = np.broadcast_to(capacities, (len(ticks), len(keys)))
+    if changes:
+        capacity = capacity.copy()
+        for tick, column, docks in changes:
+            capacity[tick:, column] = docks or 0
+    name, lat, lon = zip(*about, strict=True)
+    coordinates = (np.array([np.nan if x is None else x for x in axis], dtype=np.float64) for axis in (lat, lon))
+    ids, codes = zip(*(names[int(key)] for key in keys), strict=True)
+    return Stations(ids, codes, name, *coordinates), capacity
+
+
+def _timezone(database: Database, system_id: str) -> str:
+    with database.read() as connection:
+        zones = {row.system_id: row.timezone for row in connection.execute(select(System.system_id, System.timezone))}
+    if system_id not in zones:
+        there = ", ".join(sorted(zones)) or "none yet"
+        raise UsageError(f"the database {database} has no system {system_id!r}; there are: {there}")
+    if zones[system_id] is None:
+        raise UsageError(
+            f"the time zone of {system_id!r} is not known, and its calendar is needed; "
+            "say it with `velib import --timezone`, or under `systems:` in the settings"
+        )
+    return str(zones[system_id])
+
+
+def _period(start: datetime | None, end: datetime | None) -> str:
+    bounds = [f" from {format_time(start)}"] if start else []
+    return "".join(bounds + ([f" up to {format_time(end)}"] if end else []))
 
 
 def _micros(times: npt.NDArray[np.datetime64]) -> Micros:

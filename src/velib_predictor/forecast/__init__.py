@@ -1,0 +1,1 @@
+"""What a forecast is, and the algebra of its probabilities."""

@@ -1,0 +1,1 @@
+"""From a fitted model and the latest panel to answers for people and programs."""

@@ -1,0 +1,1 @@
+"""The models that every learned one must beat."""

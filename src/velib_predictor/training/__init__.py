@@ -1,0 +1,1 @@
+"""What fitting and judging models need and no one model owns."""
