@@ -1,7 +1,7 @@
 """The forecast: for each station, horizon and target a probability of each count. What all models give."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any, Self
 
@@ -22,12 +22,12 @@ class ForecastSpec:
 
     Attributes:
         step: of the grid on which forecasts are made.
-        horizons: ascending multiples of the step.
-        targets: of `TARGETS`, in that order.
+        horizons: multiples of the step; kept ascending, and once where given twice.
+        targets: of `TARGETS`; kept in that order.
 
     Raises:
-        UsageError: a horizon is no multiple of the step or given twice, or a target is unknown; the message says
-            what is allowed.
+        UsageError: a horizon is no positive multiple of the step, or a target is unknown, or there are none; the
+            message says what is allowed.
     """
 
     step: timedelta = timedelta(minutes=15)
@@ -40,11 +40,8 @@ class ForecastSpec:
             raise UsageError("the step of a forecast must be positive, such as 15m")
         unknown = [name for name in self.targets if name not in TARGETS]
         if unknown or not self.targets:
-            raise UsageError(
-                f"unknown target {unknown[0]!r}; "
-                if unknown
-                else "no target given; " + f"there are: {', '.join(TARGETS)}"
-            )
+            wrong = f"unknown target {unknown[0]!r}" if unknown else "no target given"
+            raise UsageError(f"{wrong}; there are: {', '.join(TARGETS)}")
         if not self.horizons:
             raise UsageError("no horizon given; write them as 15m,30m,1h")
         for horizon in self.horizons:
@@ -135,16 +132,12 @@ class Forecast:
     def ordered(self) -> "Forecast":
         """This forecast with e-bikes and mechanical bikes stochastically at most as large as bikes."""
         targets = self.spec.targets
-        if "bikes" not in targets or len(targets) == 1:
+        parts = [targets.index(name) for name in ("mechanical", "ebikes") if name in targets]
+        if "bikes" not in targets or not parts:
             return self
-        pmf = self.pmf
-        bikes = targets.index("bikes")
-        for part in ("mechanical", "ebikes"):
-            if part in targets:
-                place = targets.index(part)
-                both = (self.known[:, :, bikes] & self.known[:, :, place])[:, :, None, None]
-                moved = algebra.order_above(pmf[:, :, :, bikes], pmf[:, :, :, place])
-                if pmf is self.pmf:
-                    pmf = pmf.copy()
-                pmf[:, :, :, place] = np.where(both, moved, pmf[:, :, :, place])
-        return Forecast(self.spec, self.model, self.origins, self.stations, pmf, self.k, self.known)
+        bikes = slice(targets.index("bikes"), targets.index("bikes") + 1)
+        smaller = self.pmf[:, :, :, parts]  # [origin, station, horizon, part, count]
+        both = (self.known[:, :, bikes] & self.known[:, :, parts])[:, :, None, :, None]
+        pmf = self.pmf.copy()
+        pmf[:, :, :, parts] = np.where(both, algebra.order_above(self.pmf[:, :, :, bikes], smaller), smaller)
+        return replace(self, pmf=pmf)

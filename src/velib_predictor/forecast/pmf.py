@@ -1,14 +1,16 @@
 """The algebra of probabilities over counts 0..K. The last axis is always the count.
 
 A pmf's axis may be longer than K + 1 (stations differ in K): what lies above K is 0. Cumulative distributions (cdf)
-are then 1 from K on. Everything derived from a forecast (mean, quantiles, P(at least k)) comes from here, so that
-no two numbers about one forecast can contradict each other.
+are then 1 from K on, up to rounding, and exactly 1 at the end. A pmf without mass (a forecast that is not known) means
+nothing here: whoever asks masks it. Everything derived from a forecast (mean, quantiles, P(at least k)) comes from
+here, so that no two numbers about one forecast can contradict each other.
 """
 
 from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
+from numpy.lib.stride_tricks import sliding_window_view
 
 Probabilities = npt.NDArray[np.float32]
 Integers = npt.NDArray[np.integer]
@@ -31,7 +33,10 @@ def to_cdf(pmf: Probabilities) -> Probabilities:
 
 def to_pmf(cdf: Probabilities) -> Probabilities:
     """The probabilities behind a cumulative distribution, float32[..., count]."""
-    return np.diff(cdf, axis=-1, prepend=np.float32(0)).astype(np.float32, copy=False)
+    pmf = np.empty(cdf.shape, dtype=np.float32)
+    pmf[..., 0] = cdf[..., 0]
+    np.subtract(cdf[..., 1:], cdf[..., :-1], out=pmf[..., 1:])
+    return pmf
 
 
 def mean(pmf: Probabilities) -> npt.NDArray[np.float32]:
@@ -49,7 +54,7 @@ def quantile(cdf: Probabilities, q: float) -> npt.NDArray[np.int16]:
     if not 0 < q <= 1:
         raise ValueError(f"a quantile lies in (0, 1], not at {q}")
     # Rounding of float32 sums must not push an exact q to the next count.
-    return np.argmax(cdf >= np.float32(q) - np.float32(1e-6), axis=-1).astype(np.int16)
+    return np.asarray(np.argmax(cdf >= np.float32(q) - np.float32(1e-6), axis=-1), dtype=np.int16)
 
 
 def at_least(pmf: Probabilities, count: int | Integers) -> npt.NDArray[np.float32]:
@@ -57,8 +62,14 @@ def at_least(pmf: Probabilities, count: int | Integers) -> npt.NDArray[np.float3
 
     As 1 - P(X <= count - 1), so that P(at least one) is exactly 1 - pmf[0].
     """
-    wanted = np.broadcast_to(np.asarray(count), pmf.shape[:-1])
     size = pmf.shape[-1]
+    if isinstance(count, int | np.integer):
+        if not 0 < count < size:
+            return np.full(pmf.shape[:-1], count <= 0, dtype=np.float32)
+        # The same sums as in `to_cdf`, as far as they are needed.
+        summed: Probabilities = np.cumsum(pmf[..., :count], axis=-1, dtype=np.float32)[..., -1]
+        return np.float32(1) - np.minimum(summed, 1)
+    wanted = np.broadcast_to(np.asarray(count), pmf.shape[:-1])
     below = np.take_along_axis(to_cdf(pmf), np.clip(wanted - 1, 0, size - 1)[..., None].astype(np.int64), axis=-1)
     return np.where(wanted <= 0, np.float32(1), np.where(wanted >= size, np.float32(0), 1 - below[..., 0]))
 
@@ -90,39 +101,63 @@ def shrink(pmf: Probabilities, towards: Probabilities, share: float | npt.NDArra
 
 def censor(pmf: Probabilities, k: Integers) -> Probabilities:
     """All mass above `k`, int[...], moved onto `k`: who wants the 21st dock of 20 finds the station full."""
-    counts = np.arange(pmf.shape[-1])
-    limit = np.minimum(np.asarray(k)[..., None], pmf.shape[-1] - 1)  # [..., 1]
-    above = np.where(counts > limit, pmf, 0).sum(axis=-1, dtype=np.float32)
-    kept = np.where(counts > limit, np.float32(0), pmf)
-    np.put_along_axis(
-        kept, limit.astype(np.int64), np.take_along_axis(kept, limit.astype(np.int64), -1) + above[..., None], -1
-    )
+    limit = np.minimum(np.asarray(k, dtype=np.int64)[..., None], pmf.shape[-1] - 1)  # [..., 1]
+    beyond = np.arange(pmf.shape[-1], dtype=np.int16) > limit.astype(np.int16)
+    above = np.sum(pmf, axis=-1, keepdims=True, where=beyond, dtype=np.float32)
+    kept = np.where(beyond, np.float32(0), pmf)
+    np.put_along_axis(kept, limit, np.take_along_axis(kept, limit, axis=-1) + above, axis=-1)
     return kept
 
 
 def from_changes(changes: Probabilities, now: Integers, k: Integers, size: int) -> Probabilities:
     """Counts from a distribution of the change since now, censored at 0 and K: float32[..., count].
 
+    The leading axes of the three are broadcast against each other.
+
     Args:
-        changes: P(change = d) for d = -D..D, float32[..., 2 D + 1].
+        changes: P(change = d) for d = -D..D, float32[..., 2 D + 1]; what it lacks to 1 is laid on D.
         now: the count at the origin, int[...], within 0..K.
         k: K of each, int[...], below `size`.
         size: counts in the result.
     """
-    reach = changes.shape[-1] // 2
-    # cdf of the count k is the cdf of the change k - now; below -D it is 0, from D on it is 1.
-    padded = np.zeros((*changes.shape[:-1], changes.shape[-1] + 1), dtype=np.float32)
-    np.cumsum(changes, axis=-1, dtype=np.float32, out=padded[..., 1:])
-    place = np.arange(size) - now[..., None] + reach + 1  # [..., count]
-    cdf = np.take_along_axis(padded, np.clip(place, 0, changes.shape[-1]), axis=-1)
-    cdf = np.where(place >= changes.shape[-1], np.float32(1), np.minimum(cdf, 1))
-    cdf = np.where(np.arange(size) >= k[..., None], np.float32(1), cdf)
-    return to_pmf(cdf)
+    width = changes.shape[-1]
+    reach = width // 2
+    shape = np.broadcast_shapes(changes.shape[:-1], now.shape, k.shape)
+    now = np.broadcast_to(now, shape).astype(np.int64)
+    k = np.broadcast_to(k, shape).astype(np.int64)
+    cumulated = np.cumsum(changes, axis=-1, dtype=np.float32)
+    # Room on both sides, so that the counts 0..size-1 of each row are one window into its changes.
+    before = max(0, int(now.max(initial=0)) - reach)
+    after = max(0, size - int(now.min(initial=0)) - reach - 1)
+    padded = np.zeros((*changes.shape[:-1], before + width + after), dtype=np.float32)
+    padded[..., before : before + width] = changes
+    if width > 1:
+        padded[..., before + width - 1] = 1 - np.minimum(cumulated[..., -2], 1)
+
+    def up_to(change: Integers) -> npt.NDArray[np.float32]:
+        """P(change <= d), float32[...]."""
+        place = change + reach
+        inside = np.clip(place, 0, width - 1)[..., None]
+        found = np.take_along_axis(np.broadcast_to(cumulated, (*shape, width)), inside, axis=-1)[..., 0]
+        return np.where(place < 0, np.float32(0), np.where(place >= width - 1, np.float32(1), np.minimum(found, 1)))
+
+    windows = sliding_window_view(np.broadcast_to(padded, (*shape, padded.shape[-1])), size, axis=-1)
+    rows = np.ogrid[tuple(slice(length) for length in shape)]
+    pmf: Probabilities = windows[(*rows, before + reach - now)]  # [..., count], copied row by row
+    pmf[..., 0] = up_to(-now)
+    np.copyto(pmf, 0, where=np.arange(size, dtype=np.int16) > k[..., None].astype(np.int16))
+    full = np.where(k > 0, 1 - up_to(k - 1 - now), np.float32(1))
+    np.put_along_axis(pmf, k[..., None], full[..., None], axis=-1)
+    return pmf
 
 
 def order_above(larger: Probabilities, smaller: Probabilities) -> Probabilities:
     """`smaller` made stochastically at most as large as `larger`: P(X >= k) is nowhere higher, float32[..., count].
 
     There are never more e-bikes than bikes. The smaller one is moved: the total is what the feed counts itself.
+    `larger` is broadcast to `smaller`.
     """
-    return to_pmf(np.maximum(to_cdf(smaller), to_cdf(larger)))
+    cdf = np.cumsum(smaller, axis=-1, dtype=np.float32)
+    # Only as much as there is: no rounded remainder may appear at counts above K.
+    least = np.minimum(np.cumsum(larger, axis=-1, dtype=np.float32), cdf[..., -1:])
+    return to_pmf(np.maximum(cdf, least, out=cdf))
