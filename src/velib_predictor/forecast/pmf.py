@@ -158,6 +158,8 @@ def order_above(larger: Probabilities, smaller: Probabilities) -> Probabilities:
     `larger` is broadcast to `smaller`.
     """
     cdf = np.cumsum(smaller, axis=-1, dtype=np.float32)
+    total = cdf[..., -1:].copy()
+    np.maximum(cdf, np.cumsum(larger, axis=-1, dtype=np.float32), out=cdf)
     # Only as much as there is: no rounded remainder may appear at counts above K.
-    least = np.minimum(np.cumsum(larger, axis=-1, dtype=np.float32), cdf[..., -1:])
-    return to_pmf(np.maximum(cdf, least, out=cdf))
+    np.minimum(cdf, total, out=cdf)
+    return to_pmf(cdf)
