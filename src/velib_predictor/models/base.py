@@ -73,7 +73,7 @@ class Forecaster(ABC):
     """
 
     name: ClassVar[str]
-    least_days: ClassVar[float] = 1.0
+    least_days: ClassVar[float] = 0.25
     """Days of training history without which there is nothing to learn from."""
 
     def __init__(self, spec: ForecastSpec) -> None:
