@@ -1,15 +1,27 @@
 """Same as now: as a certainty (row 1 of every table), and with the spread that changes have had."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from velib_predictor.data.calendar import local_time
-from velib_predictor.data.panel import Panel
+from velib_predictor.data.panel import BIKES, DOCKS, Counts, Panel
 from velib_predictor.forecast import pmf as algebra
-from velib_predictor.forecast.forecast import Forecast
+from velib_predictor.forecast.forecast import Forecast, ForecastSpec
 from velib_predictor.models.base import Arrays, Forecaster
+
+REACH = 30
+"""Changes up to this many are told apart. The end bins mean at least that many, and their mass is laid on the end."""
+WIDTH = 2 * REACH + 1
+LEVEL_EDGES = np.array([1, 2, 3, 6, 11])
+"""Counts of 0, 1, 2, 3-5, 6-10 and 11 or more."""
+ROOM_EDGES = np.array([1, 2, 3, 6])
+"""Places left of 0, 1, 2, 3-5 and 6 or more."""
+HOURS, LEVELS = 24, (len(LEVEL_EDGES) + 1) * (len(ROOM_EDGES) + 1)
+HOUR_ROWS, LEVEL_ROWS, ALL_ROWS = 150.0, 150.0, 1.0
+"""Rows by which an hour is drawn towards all hours, a level towards all levels, and these towards no change."""
 
 
 class Persistence(Forecaster):
@@ -27,3 +39,87 @@ class Persistence(Forecaster):
         pmf = algebra.point(now, int(k.max()) + 1)[:, None]  # [station, 1, target, count]
         pmf = np.broadcast_to(pmf, (len(k), len(self.spec.horizons), *pmf.shape[2:]))
         return self.block(seen, pmf, k, known)
+
+
+class PersistenceDelta(Forecaster):
+    """Same as now, spread as changes have been: by hour of the origin, level at the origin, horizon and target.
+
+    One histogram for all stations. A level is a bucket of the count and one of the places left.
+    """
+
+    name = "persistence_delta"
+
+    def __init__(self, spec: ForecastSpec) -> None:
+        super().__init__(spec)
+        # P(change): [hour, target, level, horizon, change]
+        self.table: npt.NDArray[np.float32] = np.zeros((0, 0, 0, 0, WIDTH), dtype=np.float32)
+
+    def _fit(self, train: Panel) -> tuple[int, dict[str, Any]]:
+        shape = (HOURS, len(self.spec.targets), LEVELS, len(self.spec.horizons), WIDTH)
+        self.table, rows = np.empty(shape, dtype=np.float32), 0
+        for target, channel in enumerate(self.spec.channels):
+            for horizon, counts in enumerate(self._histograms(train, channel)):
+                self.table[:, target, :, horizon] = _shrunk(counts)
+                rows += int(counts.sum())
+        return rows, {"rows": "origin x station x horizon x target"}
+
+    def _histograms(self, train: Panel, channel: int) -> "list[npt.NDArray[np.int64]]":
+        """How often each change came, for each horizon: int64[hour, level, change]."""
+        hour = local_time(train.ticks, train.timezone).hour.astype(np.int16)
+        count = np.ascontiguousarray(train.counts[:, :, channel])
+        most = np.maximum.reduce([train.capacity, train.totals(), np.broadcast_to(self.largest, count.shape)])
+        cell = hour[:, None] * np.int16(LEVELS) + _levels(count, train.counts[:, :, BIKES], most, channel)
+        seen = train.observed[:, :, channel] & train.trusted  # [tick, station]
+        start = seen & train.open
+        found = []
+        for ahead in self.spec.horizon_ticks:
+            usable = start[:-ahead] & seen[ahead:]
+            change = np.clip(count[ahead:][usable] - count[:-ahead][usable], -REACH, REACH)
+            flat = cell[:-ahead][usable] * np.int64(WIDTH) + (change + REACH)
+            counts = np.bincount(flat, minlength=HOURS * LEVELS * WIDTH)
+            found.append(counts.reshape(HOURS, LEVELS, WIDTH))  # [hour, level, change]
+        return found
+
+    def _predict(self, seen: Panel) -> Forecast:
+        k = self.greatest(seen)
+        now, known = self.now(seen, k)
+        hour = int(local_time(seen.ticks[-1:], seen.timezone).hour[0])
+        bikes = np.clip(seen.counts[-1, :, BIKES], 0, k)
+        level = np.stack(
+            [_levels(now[:, target], bikes, k, channel) for target, channel in enumerate(self.spec.channels)], axis=1
+        )  # [station, target]
+        changes = self.table[hour][np.arange(len(self.spec.targets)), level]  # [station, target, horizon, change]
+        pmf = algebra.from_changes(changes, now[:, :, None], k[:, None, None], int(k.max()) + 1)
+        return self.block(seen, pmf.swapaxes(1, 2), k, known)  # [station, horizon, target, count]
+
+    def _state(self, folder: Path) -> Arrays:  # noqa: ARG002
+        return {"table": self.table}
+
+    def _restore(self, arrays: Arrays, folder: Path) -> None:  # noqa: ARG002
+        self.table = arrays["table"]
+
+
+def _levels(
+    count: npt.NDArray[np.integer], bikes: npt.NDArray[np.integer], k: Counts, channel: int
+) -> npt.NDArray[np.int16]:
+    """Which level each count is on, int16[...], 0 to LEVELS - 1; all arguments int[...]."""
+    # More e-bikes find a place only where more bikes do.
+    taken = count if channel == DOCKS else np.maximum(count, bikes)
+    level = np.searchsorted(LEVEL_EDGES, count, side="right")
+    room = np.searchsorted(ROOM_EDGES, k - taken, side="right")
+    return (level * (len(ROOM_EDGES) + 1) + room).astype(np.int16)
+
+
+def _shrunk(counts: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+    """Shares of changes, float64[hour, level, change]: an hour's drawn towards all hours', these towards all levels'."""
+    nothing = np.zeros(WIDTH)
+    nothing[REACH] = 1.0
+    everywhere = _drawn(counts.sum(axis=(0, 1), keepdims=True), nothing, ALL_ROWS)
+    by_level = _drawn(counts.sum(axis=0, keepdims=True), everywhere, LEVEL_ROWS)
+    return _drawn(counts, by_level, HOUR_ROWS)
+
+
+def _drawn(counts: npt.NDArray[np.int64], towards: npt.NDArray[np.float64], rows: float) -> npt.NDArray[np.float64]:
+    """Shares along the last axis, drawn towards others as if these had been seen in so many rows."""
+    drawn: npt.NDArray[np.float64] = (counts + rows * towards) / (counts.sum(axis=-1, keepdims=True) + rows)
+    return drawn
