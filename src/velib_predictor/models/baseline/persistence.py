@@ -11,15 +11,14 @@ from velib_predictor.data.panel import BIKES, DOCKS, Counts, Panel
 from velib_predictor.forecast import pmf as algebra
 from velib_predictor.forecast.forecast import Forecast, ForecastSpec
 from velib_predictor.models.base import Arrays, Forecaster
+from velib_predictor.models.baseline.shrinkage import Shares, drawn
 
 REACH = 30
 """Changes up to this many are told apart. The end bins mean at least that many, and their mass is laid on the end."""
 WIDTH = 2 * REACH + 1
-LEVEL_EDGES = np.array([1, 2, 3, 6, 11])
-"""Counts of 0, 1, 2, 3-5, 6-10 and 11 or more."""
-ROOM_EDGES = np.array([1, 2, 3, 6])
-"""Places left of 0, 1, 2, 3-5 and 6 or more."""
-HOURS, LEVELS = 24, (len(LEVEL_EDGES) + 1) * (len(ROOM_EDGES) + 1)
+EDGES = np.array([1, 2, 3, 6, 11, 21])
+"""Buckets of counts, and of places left: 0, 1, 2, 3-5, 6-10, 11-20, 21 or more."""
+HOURS, LEVELS = 24, (len(EDGES) + 1) ** 2
 HOUR_ROWS, LEVEL_ROWS, ALL_ROWS = 150.0, 150.0, 1.0
 """Rows by which an hour is drawn towards all hours, a level towards all levels, and these towards no change."""
 
@@ -105,21 +104,15 @@ def _levels(
     """Which level each count is on, int16[...], 0 to LEVELS - 1; all arguments int[...]."""
     # More e-bikes find a place only where more bikes do.
     taken = count if channel == DOCKS else np.maximum(count, bikes)
-    level = np.searchsorted(LEVEL_EDGES, count, side="right")
-    room = np.searchsorted(ROOM_EDGES, k - taken, side="right")
-    return (level * (len(ROOM_EDGES) + 1) + room).astype(np.int16)
+    level = np.searchsorted(EDGES, count, side="right")
+    room = np.searchsorted(EDGES, k - taken, side="right")
+    return (level * (len(EDGES) + 1) + room).astype(np.int16)
 
 
-def _shrunk(counts: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
-    """Shares of changes, float64[hour, level, change]: an hour's drawn towards all hours', these towards all levels'."""
+def _shrunk(counts: npt.NDArray[np.int64]) -> Shares:
+    """Shares of changes, float64[hour, level, change]: of an hour drawn towards all hours, these towards all levels."""
     nothing = np.zeros(WIDTH)
     nothing[REACH] = 1.0
-    everywhere = _drawn(counts.sum(axis=(0, 1), keepdims=True), nothing, ALL_ROWS)
-    by_level = _drawn(counts.sum(axis=0, keepdims=True), everywhere, LEVEL_ROWS)
-    return _drawn(counts, by_level, HOUR_ROWS)
-
-
-def _drawn(counts: npt.NDArray[np.int64], towards: npt.NDArray[np.float64], rows: float) -> npt.NDArray[np.float64]:
-    """Shares along the last axis, drawn towards others as if these had been seen in so many rows."""
-    drawn: npt.NDArray[np.float64] = (counts + rows * towards) / (counts.sum(axis=-1, keepdims=True) + rows)
-    return drawn
+    everywhere = drawn(counts.sum(axis=(0, 1), keepdims=True), nothing, ALL_ROWS)
+    by_level = drawn(counts.sum(axis=0, keepdims=True), everywhere, LEVEL_ROWS)
+    return drawn(counts, by_level, HOUR_ROWS)
