@@ -143,6 +143,8 @@ def _blend(sums: Floats, weights: Floats, all_sums: Floats, all_weights: Floats)
     station[CHANGE], station[ACTIVITY] = 0.0, np.nan_to_num(station[ACTIVITY])
     slot = (all_sums + _PRIOR_DAYS * station) / (all_weights + _PRIOR_DAYS)
     blended: Floats = ((sums + _PRIOR_DAYS * slot) / (weights + _PRIOR_DAYS)).astype(np.float32, copy=False)
+    # A level at other hours says nothing of an hour that no day has shown.
+    blended[LEVEL] = np.where(all_weights[LEVEL] > _NOTHING, blended[LEVEL], np.float32(np.nan))
     return blended
 
 

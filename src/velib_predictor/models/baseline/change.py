@@ -18,6 +18,7 @@ from velib_predictor.data.profiles import Profile
 from velib_predictor.forecast.forecast import Forecast, ForecastSpec
 from velib_predictor.models.base import Arrays, Forecaster, HistoryError
 from velib_predictor.models.baseline.residuals import ResidualHistograms
+from velib_predictor.utils.temporal import format_duration
 
 Floats = npt.NDArray[np.float32]
 Indices = npt.NDArray[np.int64]
@@ -133,10 +134,10 @@ class ChangeModel(Forecaster):
         rows = Rows(*(np.concatenate(column) for column in zip(*parts, strict=True)))
         counts = np.bincount(rows.horizon, minlength=len(self.spec.horizon_ticks))
         if counts.min() < _LEAST_ROWS:
-            horizon = self.spec.horizon_ticks[int(counts.argmin())] * train.step
+            shortest = self.spec.horizons[int(counts.argmin())]
             raise HistoryError(
                 f"too little history to fit {self.name}: {int(counts.min())} pairs of an origin and a truth "
-                f"{horizon} later, {_LEAST_ROWS} are needed; collect or import more, or ask for shorter horizons"
+                f"{format_duration(shortest)} later, {_LEAST_ROWS} are needed; collect or import more, or ask for shorter horizons"
             )
         return rows
 
@@ -177,6 +178,7 @@ class ChangeModel(Forecaster):
                 f"{name}.profile": model.builder.profile.values,
                 f"{name}.rate": model.builder.rate,
                 f"{name}.middle": np.array(model.builder.middle),
+                f"{name}.knows_time": np.array([model.builder.knows_time]),
                 f"{name}.largest": model.builder.largest,
             }
         return arrays
@@ -188,6 +190,7 @@ class ChangeModel(Forecaster):
             builder.profile = Profile(arrays[f"{name}.profile"], step_min)
             builder.rate, builder.largest = arrays[f"{name}.rate"], arrays[f"{name}.largest"]
             builder.middle = (float(arrays[f"{name}.middle"][0]), float(arrays[f"{name}.middle"][1]))
+            builder.knows_time = bool(arrays[f"{name}.knows_time"][0])
             *change, spread = (
                 self.regression.load(folder / f"{name}_{number}{self.suffix()}") for number in range(FOLDS + 1)
             )
@@ -199,6 +202,6 @@ def _folds(train: Panel, tick: Indices) -> Indices:
     """The fold of each row, by the local day of its origin; with too few days, by thirds of the time."""
     day = local_time(train.ticks, train.timezone).day[tick]
     days, place = np.unique(day, return_inverse=True)
-    if len(days) >= 2 * FOLDS:
+    if len(days) >= FOLDS:
         return place % FOLDS
     return np.minimum(np.searchsorted(np.quantile(tick, np.arange(1, FOLDS) / FOLDS), tick), FOLDS - 1)

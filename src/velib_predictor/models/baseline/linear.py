@@ -44,7 +44,8 @@ class Ridge:
         count = np.maximum((~np.isnan(features)).sum(axis=0), 1)
         middle = np.nansum(features, axis=0, dtype=np.float64) / count
         width = np.sqrt(np.nansum((features - middle) ** 2, axis=0, dtype=np.float64) / count)
-        model = cls(middle, np.where(width > 1e-9, width, 1.0), np.zeros(2 * len(middle) + 1))
+        width = np.where(width > 1e-9, width, 1.0).astype(np.float64)
+        model = cls(middle, width, np.zeros(2 * len(middle) + 1))
         size = len(model.weights)
         gram, moment = np.zeros((size, size)), np.zeros(size)
         for part in np.array_split(np.arange(len(wanted)), max(len(wanted) // 50_000, 1)):

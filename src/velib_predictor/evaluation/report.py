@@ -1,0 +1,163 @@
+"""A finished backtest -> tables of plain JSON values. Persistence is row 1 of every one."""
+
+from datetime import UTC, date, datetime, timedelta
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from velib_predictor import __version__
+from velib_predictor.evaluation.evaluator import BASELINE, Backtest, describe_fit
+from velib_predictor.evaluation.scores import METRICS, ScoreBook, means
+from velib_predictor.forecast.forecast import ForecastSpec
+from velib_predictor.training import metrics
+from velib_predictor.utils.temporal import format_duration, format_time
+
+LEAST_DAYS = 8
+"""Test days below which no interval is claimed."""
+_ROWS, _RPS, _MAE = (METRICS.index(name) for name in ("rows", "rps", "abs_error_median"))
+_LEAST_STATION_ROWS = 20
+"""Rows without which a station's skill is not told."""
+Floats = npt.NDArray[np.float64]
+
+
+def report(result: Backtest) -> dict[str, Any]:
+    """All tables of a backtest. Skill is 1 - score / persistence's score, on the same rows."""
+    base = result.judged[BASELINE].book
+    days = [(date(1970, 1, 1) + timedelta(days=day)).isoformat() for day in base.days]
+    spec = result.protocol.spec
+    return {
+        "program": __version__,
+        "created_at": format_time(datetime.now(UTC).replace(microsecond=0)),
+        "system_id": result.panel.system_id,
+        "timezone": result.panel.timezone,
+        "protocol": result.protocol.as_dict(),
+        "origins": result.origins,
+        "stations": len(result.panel.stations),
+        "days": days,
+        "intervals": (
+            f"90 % intervals from a paired bootstrap over {len(days)} test days"
+            if len(days) >= LEAST_DAYS
+            else f"no intervals: {len(days)} test days, {LEAST_DAYS} are needed"
+        ),
+        "models": {
+            name: {
+                "fit": describe_fit(entry.model),
+                "fit_s": round(entry.fit_s, 2),
+                "predict_s": round(entry.predict_s, 2),
+                "scores": _scores(entry.book, base, spec),
+                "by_hour": _by(entry.book.by_hour, base.by_hour, "hour", list(range(24)), spec),
+                "by_weekday": _by(_weekdays(entry.book), _weekdays(base), "weekday", list(range(7)), spec),
+                "by_day": _by(np.array(entry.book.by_day), np.array(base.by_day), "day", days, spec),
+                "stations": _stations(entry.book, base, spec),
+                "by_station": _station_skill(entry.book, base, spec),
+                "reliability": _tables(entry.book.reliability, spec),
+                "reliability_undecided": _tables(entry.book.reliability_undecided, spec),
+                "pit": _tables(entry.book.pit, spec),
+            }
+            for name, entry in result.judged.items()
+        },
+        "places": {
+            "station_id": list(result.panel.stations.id),
+            "lat": [None if np.isnan(x) else float(x) for x in result.panel.stations.lat],
+            "lon": [None if np.isnan(x) else float(x) for x in result.panel.stations.lon],
+        },
+        "examples": result.examples.charts,
+    }
+
+
+def _cells(spec: ForecastSpec) -> list[tuple[int, int, dict[str, str]]]:
+    """(horizon, target, how they are called) of each row of a table."""
+    return [
+        (h, t, {"target": target, "horizon": format_duration(horizon)})
+        for t, target in enumerate(spec.targets)
+        for h, horizon in enumerate(spec.horizons)
+    ]
+
+
+def _scores(book: ScoreBook, base: ScoreBook, spec: ForecastSpec) -> list[dict[str, Any]]:
+    ours, theirs = np.array(book.by_day), np.array(base.by_day)  # [day, horizon, target, metric]
+    rows = []
+    for h, t, named in _cells(spec):
+        row = {**named, **means(book.total[h, t])}
+        row["ece"] = _finite(metrics.expected_calibration_error(book.reliability[h, t]))
+        row["ece_undecided"] = _finite(metrics.expected_calibration_error(book.reliability_undecided[h, t]))
+        row["skill_rps"] = _skill(book.total[h, t, _RPS], base.total[h, t, _RPS])
+        row["skill_mae"] = _skill(book.total[h, t, _MAE], base.total[h, t, _MAE])
+        row["skill_rps_low"] = row["skill_rps_high"] = None
+        if len(ours) >= LEAST_DAYS and row["skill_rps"] is not None:
+            _, low, high = metrics.day_block_bootstrap(ours[:, h, t, _RPS], theirs[:, h, t, _RPS], ours[:, h, t, _ROWS])
+            row["skill_rps_low"], row["skill_rps_high"] = low, high
+        rows.append(row)
+    return rows
+
+
+def _by(ours: Floats, theirs: Floats, axis: str, keys: list[Any], spec: ForecastSpec) -> list[dict[str, Any]]:
+    """Scores and skill along the first axis of two tables [key, horizon, target, metric]; empty cells left out."""
+    return [
+        {
+            **named,
+            axis: key,
+            "rows": int(ours[place, h, t, _ROWS]),
+            "rps": ours[place, h, t, _RPS] / ours[place, h, t, _ROWS],
+            "skill_rps": _skill(ours[place, h, t, _RPS], theirs[place, h, t, _RPS]),
+            "skill_mae": _skill(ours[place, h, t, _MAE], theirs[place, h, t, _MAE]),
+        }
+        for h, t, named in _cells(spec)
+        for place, key in enumerate(keys)
+        if ours[place, h, t, _ROWS]
+    ]
+
+
+def _weekdays(book: ScoreBook) -> Floats:
+    table = np.zeros((7, *book.by_day[0].shape))
+    for day, sums in zip(book.days, book.by_day, strict=True):
+        table[(day + 3) % 7] += sums  # 1970-01-01 was a Thursday
+    return table
+
+
+def _stations(book: ScoreBook, base: ScoreBook, spec: ForecastSpec) -> list[dict[str, Any]]:
+    """How many stations are better and worse off than with persistence."""
+    rows = []
+    for h, t, named in _cells(spec):
+        enough = book.by_station[:, h, t, _ROWS] >= _LEAST_STATION_ROWS
+        ours, theirs = book.by_station[enough, h, t], base.by_station[enough, h, t]
+        count = int(enough.sum())
+        rows.append(
+            {
+                **named,
+                "stations": count,
+                "share_rps_not_worse": float((ours[:, _RPS] <= theirs[:, _RPS]).mean()) if count else None,
+                "share_mae_worse_by_1pct": float((ours[:, _MAE] > 1.01 * theirs[:, _MAE]).mean()) if count else None,
+            }
+        )
+    return rows
+
+
+def _station_skill(book: ScoreBook, base: ScoreBook, spec: ForecastSpec) -> list[dict[str, Any]]:
+    """RPS, and skill in it, of each station in the panel's order; null where it has too few rows."""
+    tables = []
+    for h, t, named in _cells(spec):
+        rows, ours = book.by_station[:, h, t, _ROWS], book.by_station[:, h, t, _RPS]
+        theirs = base.by_station[:, h, t, _RPS]
+        enough = rows >= _LEAST_STATION_ROWS
+        tables.append(
+            {
+                **named,
+                "rps": [float(o / r) if e else None for o, r, e in zip(ours, rows, enough, strict=True)],
+                "skill_rps": [_skill(o, b) if e else None for o, b, e in zip(ours, theirs, enough, strict=True)],
+            }
+        )
+    return tables
+
+
+def _tables(values: Floats, spec: ForecastSpec) -> list[dict[str, Any]]:
+    return [{**named, "bins": values[h, t].tolist()} for h, t, named in _cells(spec)]
+
+
+def _skill(score: float, reference: float) -> float | None:
+    return _finite(metrics.skill(float(score), float(reference)))
+
+
+def _finite(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None
