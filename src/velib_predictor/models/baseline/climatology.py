@@ -14,9 +14,9 @@ from velib_predictor.models.base import Arrays, Forecaster
 from velib_predictor.models.baseline.shrinkage import drawn
 
 HOURS = 24
-REACH_MIN = 90
-"""Hours whose middle lies nearer than this to the wanted minute inform it, with triangular weights."""
-HOUR_DAYS, KIND_DAYS, STATION_DAYS = 1.0, 1.0, 1.0
+REACH_MIN = 120
+"""Hours whose ticks lie, on average, nearer than this to the wanted minute inform it, with triangular weights."""
+HOUR_DAYS, KIND_DAYS, STATION_DAYS = 4.0, 3.0, 2.0
 """Days by which a station's hour is drawn towards its kind of day, this towards all its days, these towards others."""
 GROUPS = 4
 """Groups of stations of similar capacity, about equally many in each."""
@@ -78,7 +78,7 @@ class Climatology(Forecaster):
         pmf = np.empty((len(k), horizons, len(self.spec.targets), size), dtype=np.float32)
         for horizon, (kind, minute) in enumerate(zip(local.day_type, local.minute, strict=True)):
             counts = np.zeros(self.by_kind[:, 0].shape, dtype=np.float32)
-            for hour, weight in _hours(int(minute)):
+            for hour, weight in _hours(int(minute), seen.step_s / 60):
                 counts += self.counts[:, kind, hour] * weight
             shares = drawn(counts[:, places], by_kind[kind], HOUR_DAYS * day / HOURS)
             # [target, station, count] -> [station, target, count]
@@ -125,11 +125,15 @@ def _histogram(train: Panel, channel: int) -> npt.NDArray[np.int64]:
     """How often each count was seen, int64[day_type, hour, station, count]."""
     local = local_time(train.ticks, train.timezone)
     usable = train.observed[:, :, channel] & train.trusted & train.open  # [tick, station]
-    count = train.counts[:, :, channel]
-    shape = (DAY_TYPES, HOURS, len(train.stations), max(int(count.max(initial=0, where=usable)), 0) + 1)
-    tick, station = np.nonzero(usable)
-    flat = np.ravel_multi_index((local.day_type[tick], local.hour[tick], station, count[usable]), shape)
-    return np.bincount(flat, minlength=int(np.prod(shape))).reshape(shape)
+    count, stations = train.counts[:, :, channel], len(train.stations)
+    size = int(count.max(initial=0, where=usable)) + 1
+    found = np.zeros((DAY_TYPES, HOURS, stations, size), dtype=np.int64)
+    for kind, hour in np.ndindex(DAY_TYPES, HOURS):
+        ticks = np.flatnonzero((local.day_type == kind) & (local.hour == hour))
+        flat = np.arange(stations) * size + count[ticks]
+        counts = np.bincount(flat[usable[ticks]], minlength=stations * size)
+        found[kind, hour] = counts.reshape(stations, size)
+    return found
 
 
 def _occupancy(counts: Floats, k: Integers, least: Integers) -> Floats:
@@ -148,8 +152,8 @@ def _occupancy(counts: Floats, k: Integers, least: Integers) -> Floats:
     return drawn(groups, everywhere, 1.0)
 
 
-def _hours(minute: int) -> list[tuple[int, np.float32]]:
-    """Hours of the day that inform a minute, and their weights."""
-    middle = np.arange(HOURS) * 60 + 30
+def _hours(minute: int, step_min: float) -> list[tuple[int, np.float32]]:
+    """Hours of the day that inform a minute of it, and their weights."""
+    middle = np.arange(HOURS) * 60 + max(60 - step_min, 0) / 2  # of an hour's ticks
     apart = np.abs((minute - middle + 720) % 1440 - 720)
     return [(int(hour), np.float32(1 - apart[hour] / REACH_MIN)) for hour in np.flatnonzero(apart < REACH_MIN)]

@@ -57,26 +57,27 @@ class PersistenceDelta(Forecaster):
         shape = (HOURS, len(self.spec.targets), LEVELS, len(self.spec.horizons), WIDTH)
         self.table, rows = np.empty(shape, dtype=np.float32), 0
         for target, channel in enumerate(self.spec.channels):
-            for horizon, counts in enumerate(self._histograms(train, channel)):
-                self.table[:, target, :, horizon] = _shrunk(counts)
-                rows += int(counts.sum())
+            counts = self._histograms(train, channel)
+            self.table[:, target] = _shrunk(counts)
+            rows += int(counts.sum())
         return rows, {"rows": "origin x station x horizon x target"}
 
-    def _histograms(self, train: Panel, channel: int) -> "list[npt.NDArray[np.int64]]":
-        """How often each change came, for each horizon: int64[hour, level, change]."""
-        hour = local_time(train.ticks, train.timezone).hour.astype(np.int16)
+    def _histograms(self, train: Panel, channel: int) -> npt.NDArray[np.int64]:
+        """How often each change came, int64[hour, level, horizon, change]; an hour of the day at a time."""
+        hours = local_time(train.ticks, train.timezone).hour
         count = np.ascontiguousarray(train.counts[:, :, channel])
         most = np.maximum.reduce([train.capacity, train.totals(), np.broadcast_to(self.largest, count.shape)])
-        cell = hour[:, None] * np.int16(LEVELS) + _levels(count, train.counts[:, :, BIKES], most, channel)
-        seen = train.observed[:, :, channel] & train.trusted  # [tick, station]
+        level = _levels(count, train.counts[:, :, BIKES], most, channel)  # [tick, station]
+        seen = train.observed[:, :, channel] & train.trusted
         start = seen & train.open
-        found = []
-        for ahead in self.spec.horizon_ticks:
-            usable = start[:-ahead] & seen[ahead:]
-            change = np.clip(count[ahead:][usable] - count[:-ahead][usable], -REACH, REACH)
-            flat = cell[:-ahead][usable] * np.int64(WIDTH) + (change + REACH)
-            counts = np.bincount(flat, minlength=HOURS * LEVELS * WIDTH)
-            found.append(counts.reshape(HOURS, LEVELS, WIDTH))  # [hour, level, change]
+        found = np.zeros((HOURS, LEVELS, len(self.spec.horizons), WIDTH), dtype=np.int64)
+        for horizon, ahead in enumerate(self.spec.horizon_ticks):
+            for hour in range(HOURS):
+                origin = np.flatnonzero(hours[:-ahead] == hour)
+                usable = start[origin] & seen[origin + ahead]
+                change = (count[origin + ahead] - count[origin])[usable]
+                flat = level[origin][usable] * np.int64(WIDTH) + (np.clip(change, -REACH, REACH) + REACH)
+                found[hour, :, horizon] = np.bincount(flat, minlength=LEVELS * WIDTH).reshape(LEVELS, WIDTH)
         return found
 
     def _predict(self, seen: Panel) -> Forecast:
@@ -110,7 +111,7 @@ def _levels(
 
 
 def _shrunk(counts: npt.NDArray[np.int64]) -> Shares:
-    """Shares of changes, float64[hour, level, change]: of an hour drawn towards all hours, these towards all levels."""
+    """Shares of changes, [hour, level, horizon, change]: an hour drawn towards all, a level drawn towards all."""
     nothing = np.zeros(WIDTH)
     nothing[REACH] = 1.0
     everywhere = drawn(counts.sum(axis=(0, 1), keepdims=True), nothing, ALL_ROWS)
