@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from functools import cache
 from importlib import resources
-from typing import Any
 from zoneinfo import ZoneInfo
 
 import numpy as np
@@ -83,9 +82,14 @@ def _holidays_of(timezone: str, first: int, last: int) -> tuple[int, ...]:
 
 @cache
 def _country(timezone: str) -> str | None:
-    """ISO code of the country that the tz database names first for a zone."""
-    table: Any = resources.files("tzdata") / "zoneinfo" / "zone1970.tab"
-    for line in table.read_text(encoding="utf-8").splitlines():
-        if not line.startswith("#") and line.split("\t")[2] == timezone:
-            return str(line.split("\t")[0].split(",")[0])
-    return None
+    """ISO code of the country of a zone or of the zone that it is another name of. Nothing is read from the system."""
+    zones = resources.files("tzdata") / "zoneinfo"
+    # Not zone1970.tab: it has merged Oslo, Amsterdam, Stockholm and others into zones of their neighbours.
+    lines = (zones / "zone.tab").read_text(encoding="utf-8").splitlines()
+    table = [line.split("\t") for line in lines if not line.startswith("#")]  # country, place, zone
+    countries = {zone: country for country, _, zone, *_ in table}
+    if timezone in countries:
+        return countries[timezone]
+    links = (line.split() for line in (zones / "tzdata.zi").read_text(encoding="utf-8").splitlines())
+    names = {link[2]: link[1] for link in links if link[:1] == ["L"]}
+    return countries.get(names.get(timezone, ""))

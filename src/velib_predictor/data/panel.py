@@ -115,17 +115,19 @@ class Panel:
             tolerance: oldest value that a tick takes; the step if not given.
 
         Raises:
-            UsageError: an unknown system, or an empty period.
+            UsageError: an unknown system, one without a time zone, an empty period, or a step that is no whole number
+                of seconds.
             DatabaseError: the database cannot be read.
         """
         from velib_predictor.data.database import Database
         from velib_predictor.data.preprocessor import load_panel
 
+        tolerance = step if tolerance is None else tolerance
         if isinstance(database, Database):
-            return load_panel(database, system_id, start, end, step=step, tolerance=tolerance or step)
+            return load_panel(database, system_id, start, end, step=step, tolerance=tolerance)
         opened = Database(database)
         try:
-            return load_panel(opened, system_id, start, end, step=step, tolerance=tolerance or step)
+            return load_panel(opened, system_id, start, end, step=step, tolerance=tolerance)
         finally:
             opened.close()
 
@@ -156,11 +158,11 @@ class Panel:
         Raises:
             UsageError: one of them is no tick of this panel.
         """
-        wanted = origins.astype("datetime64[s]")
-        found = np.searchsorted(self.ticks, wanted)
-        if not len(self) or (self.ticks[np.minimum(found, len(self) - 1)] != wanted).any():
-            first = next(t for t in wanted.tolist() if t not in set(self.ticks.tolist()))
-            raise UsageError(f"{first}Z is no tick of {self!r}; origins are its own ticks")
+        wanted, ticks = origins.astype("datetime64[us]"), self.ticks.astype("datetime64[us]")
+        found = np.searchsorted(ticks, wanted)
+        right = np.append(ticks, np.datetime64("NaT"))[found] == wanted  # [origin]
+        if not right.all():
+            raise UsageError(f"{wanted[~right][0].item()}Z is no tick of {self!r}; origins are its own ticks")
         return found.astype(np.int64)
 
     def between(self, first: int, last: int) -> Self:
