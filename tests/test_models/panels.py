@@ -81,7 +81,9 @@ def small_city(seed: int = 0, days: int = 8, stations: int = 7) -> Panel:
     frozen = slice(ticks // 3, ticks // 3 + 10)
     counts[frozen] = counts[frozen.start]
     trusted[frozen] = False
-    trusted[random.random((ticks, stations)) < 0.01] = False
+    spikes = random.random((ticks, stations)) < 0.01
+    counts[spikes, DOCKS] += 9
+    trusted[spikes] = False
     opened[ticks // 2 : ticks // 2 + 20, 0] = False
     opened[-4:, 0] = False
     observed[:, 1, [MECHANICAL, EBIKES]] = False

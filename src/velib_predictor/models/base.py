@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from velib_predictor import __version__
+from velib_predictor.data.calendar import local_time
 from velib_predictor.data.panel import BIKES, DOCKS, Panel, Ticks
 from velib_predictor.forecast.forecast import Forecast, ForecastSpec
 from velib_predictor.utils.errors import UsageError, VelibError
@@ -95,7 +96,9 @@ class Forecaster(ABC):
         train = panel.between(0, panel.before(until))
         self._check_history(train)
         self.stations = train.stations.id
-        self.largest = np.where(train.trusted, train.totals(), 0).max(axis=0).astype(np.int16)
+        # Where docks are not published, the bikes alone say how large a station is at least.
+        sizes = np.maximum(train.totals(), train.counts.max(axis=-1))
+        self.largest = sizes.max(axis=0, initial=0, where=train.trusted).astype(np.int16)
         self.report = self._report(train, until, *self._fit(train))
         return self.report
 
@@ -135,9 +138,12 @@ class Forecaster(ABC):
         int16[station], at least 1.
         """
         known = np.append(self.largest, np.int16(0))[self.places(seen)]  # -1 is the last: 0
-        k = np.maximum.reduce([seen.capacity[-1], seen.between(-1, len(seen)).totals()[-1], known])
+        k: npt.NDArray[np.int16] = np.maximum.reduce(
+            [seen.capacity[-1], seen.between(-1, len(seen)).totals()[-1], known]
+        )
         # A count alone may lie above (docks not published): it must have its place.
-        return np.maximum(k, np.maximum(seen.counts[-1].max(axis=-1), 1)).astype(np.int16)
+        k = np.maximum(k, seen.counts[-1].max(axis=-1))
+        return np.maximum(k, np.int16(1))
 
     def now(self, seen: Panel, k: npt.NDArray[np.int16]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
         """Counts at the last tick (0 where not observed) and whether they were observed, [station, target]."""
@@ -225,9 +231,8 @@ class Forecaster(ABC):
 
     def _report(self, train: Panel, until: datetime, rows: int, details: dict[str, Any]) -> FitReport:
         described = train.describe()
-        days = len(
-            np.unique(train.ticks[train.observed[:, :, (BIKES, DOCKS)].any(axis=(1, 2))].astype("datetime64[D]"))
-        )
+        seen = (train.observed[:, :, (BIKES, DOCKS)].any(axis=2) & train.trusted).any(axis=1)  # [tick]
+        days = len(np.unique(local_time(train.ticks[seen], train.timezone).day))
         return FitReport(train.system_id, self.name, described["first_tick"], format_time(until), days, rows, details)
 
 

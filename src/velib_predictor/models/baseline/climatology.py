@@ -16,7 +16,7 @@ from velib_predictor.models.baseline.shrinkage import drawn
 HOURS = 24
 REACH_MIN = 120
 """Hours whose ticks lie, on average, nearer than this to the wanted minute inform it, with triangular weights."""
-HOUR_DAYS, KIND_DAYS, STATION_DAYS = 4.0, 3.0, 2.0
+HOUR_DAYS, KIND_DAYS, STATION_DAYS = 4.0, 0.5, 0.5
 """Days by which a station's hour is drawn towards its kind of day, this towards all its days, these towards others."""
 GROUPS = 4
 """Groups of stations of similar capacity, about equally many in each."""
@@ -50,17 +50,16 @@ class Climatology(Forecaster):
         self.least: Integers = np.zeros(0, dtype=np.int16)
 
     def _fit(self, train: Panel) -> tuple[int, dict[str, Any]]:
-        parts = [_histogram(train, channel) for channel in self.spec.channels]
-        width = max(part.shape[-1] for part in parts)
-        wide = [np.pad(part, [(0, 0)] * 2 + [(0, 1), (0, width - part.shape[-1])]) for part in parts]
-        self._take(np.stack(wide).astype(np.min_scalar_type(max(int(part.max(initial=0)) for part in parts))))
+        width = int(train.counts.max(initial=0, where=train.trusted[:, :, None])) + 1
+        shape = (len(self.spec.targets), DAY_TYPES, HOURS, len(train.stations) + 1, width)
+        counts = np.zeros(shape, dtype=np.uint32)
+        for target, channel in enumerate(self.spec.channels):
+            counts[target, :, :, :-1] = _histogram(train, channel, width)
+        self._take(counts.astype(np.min_scalar_type(counts.max())))
         k = np.maximum.reduce([self.largest, train.capacity.max(axis=0), np.ones_like(self.largest)])
         self.least = np.unique(np.quantile(k, np.arange(1, GROUPS) / GROUPS, method="higher"))
         self.occupancy = _occupancy(self.by_kind[:, :, :-1].sum(axis=1), k, self.least)
-        return int(sum(part.sum() for part in parts)), {
-            "rows": "tick x station x target",
-            "groups": len(self.least) + 1,
-        }
+        return int(counts.sum()), {"rows": "tick x station x target", "groups": len(self.least) + 1}
 
     def _take(self, counts: Integers) -> None:
         self.counts, self.by_kind = counts, counts.sum(axis=2, dtype=np.float32)
@@ -121,18 +120,17 @@ def rescaling(size: int, other: int) -> Floats:
     return matrix
 
 
-def _histogram(train: Panel, channel: int) -> npt.NDArray[np.int64]:
-    """How often each count was seen, int64[day_type, hour, station, count]."""
+def _histogram(train: Panel, channel: int, width: int) -> npt.NDArray[np.uint32]:
+    """How often each count was seen, uint32[day_type, hour, station, count], an hour at a time."""
     local = local_time(train.ticks, train.timezone)
     usable = train.observed[:, :, channel] & train.trusted & train.open  # [tick, station]
-    count, stations = train.counts[:, :, channel], len(train.stations)
-    size = int(count.max(initial=0, where=usable)) + 1
-    found = np.zeros((DAY_TYPES, HOURS, stations, size), dtype=np.int64)
+    stations = len(train.stations)
+    found = np.zeros((DAY_TYPES, HOURS, stations, width), dtype=np.uint32)
     for kind, hour in np.ndindex(DAY_TYPES, HOURS):
         ticks = np.flatnonzero((local.day_type == kind) & (local.hour == hour))
-        flat = np.arange(stations) * size + count[ticks]
-        counts = np.bincount(flat[usable[ticks]], minlength=stations * size)
-        found[kind, hour] = counts.reshape(stations, size)
+        flat = np.arange(stations) * width + train.counts[ticks, :, channel]
+        counts = np.bincount(flat[usable[ticks]], minlength=stations * width)
+        found[kind, hour] = counts.reshape(stations, width)
     return found
 
 

@@ -66,7 +66,7 @@ class PersistenceDelta(Forecaster):
         """How often each change came, int64[hour, level, horizon, change]; an hour of the day at a time."""
         hours = local_time(train.ticks, train.timezone).hour
         count = np.ascontiguousarray(train.counts[:, :, channel])
-        most = np.maximum.reduce([train.capacity, train.totals(), np.broadcast_to(self.largest, count.shape)])
+        most = np.maximum(train.capacity, self.largest)
         level = _levels(count, train.counts[:, :, BIKES], most, channel)  # [tick, station]
         seen = train.observed[:, :, channel] & train.trusted
         start = seen & train.open
