@@ -146,7 +146,7 @@ class FeatureBuilder:
 
     def rows(self, sight: Sight, tick: Indices, station: Indices, horizon: Indices) -> Floats:
         """Features, float32[row, feature], of rows given by origin (tick of the panel), station and ticks ahead."""
-        return np.concatenate([self._present(sight, tick, station), self._ahead(sight, tick, station, horizon)], axis=1)
+        return self._kept([self._present(sight, tick, station), self._ahead(sight, tick, station, horizon)])
 
     def all_rows(self, sight: Sight, horizons: tuple[int, ...]) -> Floats:
         """Features from the panel's last tick of all stations and horizons, float32[station x horizon, feature]."""

@@ -99,7 +99,7 @@ def _by(ours: Floats, theirs: Floats, axis: str, keys: list[Any], spec: Forecast
             **named,
             axis: key,
             "rows": int(ours[place, h, t, _ROWS]),
-            "rps": ours[place, h, t, _RPS] / ours[place, h, t, _ROWS],
+            "rps": float(ours[place, h, t, _RPS] / ours[place, h, t, _ROWS]),
             "skill_rps": _skill(ours[place, h, t, _RPS], theirs[place, h, t, _RPS]),
             "skill_mae": _skill(ours[place, h, t, _MAE], theirs[place, h, t, _MAE]),
         }

@@ -1,5 +1,6 @@
 """Linear regression and gradient-boosted trees on the change since the origin."""
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,9 +44,9 @@ class Ridge:
         """See `Regression`."""
         count = np.maximum((~np.isnan(features)).sum(axis=0), 1)
         middle = np.nansum(features, axis=0, dtype=np.float64) / count
-        width = np.sqrt(np.nansum((features - middle) ** 2, axis=0, dtype=np.float64) / count)
-        width = np.where(width > 1e-9, width, 1.0).astype(np.float64)
-        model = cls(middle, width, np.zeros(2 * len(middle) + 1))
+        variance = np.nansum((features - middle) ** 2, axis=0, dtype=np.float64) / count
+        width = np.sqrt(np.where(variance > 1e-18, variance, 1.0))
+        model = cls(middle.astype(np.float64), width.astype(np.float64), np.zeros(2 * len(middle) + 1))
         size = len(model.weights)
         gram, moment = np.zeros((size, size)), np.zeros(size)
         for part in np.array_split(np.arange(len(wanted)), max(len(wanted) // 50_000, 1)):
@@ -54,7 +55,8 @@ class Ridge:
             moment += design.T @ wanted[part]
         penalty = _RIDGE * len(wanted) * np.eye(size)
         penalty[0, 0] = 0.0
-        return cls(model.middle, model.width, np.linalg.solve(gram + penalty, moment))
+        weights: npt.NDArray[np.float64] = np.linalg.solve(gram + penalty, moment)
+        return cls(model.middle, model.width, weights)
 
     def predict(self, features: Floats) -> Floats:
         """See `Regression`."""
@@ -85,8 +87,7 @@ class Trees:
     @classmethod
     def fit(cls, features: Floats, wanted: Floats, unseen: tuple[Floats, Floats] | None = None) -> Self:
         """See `Regression`."""
-        import xgboost
-
+        xgboost = _xgboost()
         data = xgboost.QuantileDMatrix(features, wanted, max_bin=_TREES["max_bin"])
         if unseen is None:
             objective = {"objective": "count:poisson"}
@@ -113,11 +114,17 @@ class Trees:
     @classmethod
     def load(cls, file: Path) -> Self:
         """See `Regression`."""
-        import xgboost
-
-        booster = xgboost.Booster()
+        booster = _xgboost().Booster()
         booster.load_model(file)
         return cls(booster)
+
+
+def _xgboost() -> Any:
+    """The library, told to let waiting threads sleep: while others use the cores, spinning made it six times slower."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    import xgboost
+
+    return xgboost
 
 
 class Linear(ChangeModel):
