@@ -6,7 +6,7 @@ import sys
 import typer
 
 from velib_predictor import __version__
-from velib_predictor.commands import collect, database, doctor, transfer
+from velib_predictor.commands import collect, database, doctor, forecast, transfer
 from velib_predictor.utils.errors import ExitCode, VelibError
 
 app = typer.Typer(
@@ -21,6 +21,9 @@ app.command("replay")(collect.replay)
 app.command("prune")(collect.prune)
 app.command("import")(transfer.import_)
 app.command("export")(transfer.export)
+app.command("train")(forecast.train)
+app.command("backtest")(forecast.backtest)
+app.command("predict")(forecast.predict)
 app.command("doctor")(doctor.doctor)
 app.add_typer(database.app, name="db")
 

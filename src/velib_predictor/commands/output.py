@@ -2,6 +2,8 @@
 
 import json
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -71,3 +73,21 @@ def emit(data: Any, as_json: bool, human: str) -> None:
 def on_terminal() -> bool:
     """Whether progress can be shown."""
     return sys.stderr.isatty()
+
+
+Progress = Callable[[str, int, int], None]
+"""Told of (phase, done, total)."""
+
+
+@contextmanager
+def progress_bar() -> "Iterator[Progress | None]":
+    """A bar on stderr where that is a terminal."""
+    if not on_terminal():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import Progress as Bar
+
+    with Bar(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("", total=None)
+        yield lambda phase, done, total: bar.update(task, description=phase, completed=done, total=total)

@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from velib_predictor.commands.output import ConfigFile, Db, Json, emit, on_terminal, open_database
+from velib_predictor.commands.output import ConfigFile, Db, Json, emit, open_database, progress_bar
 from velib_predictor.commands.output import start as read_settings
 
 if TYPE_CHECKING:
     from velib_predictor.data.database import Database
-    from velib_predictor.data.importer import Progress
 
 SystemId = Annotated[str, typer.Option("--system", help="Name of the system, such as velib.")]
 
@@ -46,7 +45,7 @@ def import_(
     from velib_predictor.data.importer import import_history
 
     files = [*status, *(more_status or [])]
-    with _database(db, config, create=True) as database, _progress() as progress:
+    with _database(db, config, create=True) as database, progress_bar() as progress:
         report = import_history(
             database, system, stations, files, polls, timezone=timezone, licence=licence, progress=progress
         )
@@ -96,17 +95,3 @@ def _database(db: str | None, config: Path | None, *, create: bool = False) -> "
         yield database
     finally:
         database.close()
-
-
-@contextmanager
-def _progress() -> "Iterator[Progress | None]":
-    """A bar on stderr where that is a terminal."""
-    if not on_terminal():
-        yield None
-        return
-    from rich.console import Console
-    from rich.progress import Progress as Bar
-
-    with Bar(console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("", total=None)
-        yield lambda phase, done, total: bar.update(task, description=phase, completed=done, total=total)

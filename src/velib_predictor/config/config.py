@@ -224,6 +224,8 @@ class Settings(BaseSettings):
 
     data_dir: Path = Path("data")
     """Where the embedded database and the raw archive live."""
+    models_dir: Path = Path("models")
+    """Where fitted models live."""
     database_url: str = Field(default_factory=_embedded_database)
     """SQLAlchemy address, without a password in the file; DATABASE_URL or DB_* in the environment come first. Empty
     is velib.db in `data_dir`."""

@@ -118,8 +118,8 @@ class FeatureBuilder:
         return self._sight(seen, places, first, local, self.profile.at(local, places))
 
     def _sight(self, panel: Panel, places: Indices, first: int, local: LocalTime, usual: Floats) -> Sight:
-        neighbours, place = self._surroundings(panel.stations)
         largest = np.append(self.largest, np.int16(0))[places]
+        neighbours, place = self._surroundings(panel.stations, largest > 0)
         known = np.append(self.rate, np.float32(self.rate.mean() if len(self.rate) else 0))[places]
         return Sight(
             panel=panel,
@@ -133,13 +133,18 @@ class FeatureBuilder:
             place=np.concatenate([place, known[None]]).astype(np.float32),
         )
 
-    def _surroundings(self, stations: Stations) -> tuple[Indices, npt.NDArray[np.float64]]:
-        """Nearest neighbours, and metres north and east of the middle; kept, as they are asked for at each origin."""
+    def _surroundings(
+        self, stations: Stations, trained: npt.NDArray[np.bool_]
+    ) -> tuple[Indices, npt.NDArray[np.float64]]:
+        """Nearest neighbours, and metres north and east of the middle; kept, as they are asked for at each origin.
+
+        Only stations that training saw are neighbours: one that opens later must not change the others' features.
+        """
         if self._around is None or self._around[0] is not stations:
             lat, lon = stations.lat, stations.lon
             north = distance_m(np.full_like(lat, self.middle[0]), lon, lat, lon) * np.sign(lat - self.middle[0])
             east = distance_m(lat, np.full_like(lon, self.middle[1]), lat, lon) * np.sign(lon - self.middle[1])
-            self._around = stations, nearest(lat, lon, NEIGHBOURS), np.stack([north, east])
+            self._around = stations, nearest(lat, lon, NEIGHBOURS, trained), np.stack([north, east])
         return self._around[1:]
 
     # -- rows ------------------------------------------------------------------------------------------------

@@ -53,6 +53,7 @@ class FitReport:
         system_id: the system.
         model: its name.
         first, until: of the training window, RFC 3339; no tick at or after `until` was read.
+        step, tolerance: of the panel that it was fitted on, and is to be asked with.
         days: local days in it with anything to learn from.
         rows: what the model learned from, in its own unit (said in `details`).
         details: whatever else the model wants to say, plain JSON values.
@@ -62,6 +63,8 @@ class FitReport:
     model: str
     first: str
     until: str
+    step: str
+    tolerance: str
     days: int
     rows: int
     details: dict[str, Any] = field(default_factory=dict)
@@ -121,6 +124,11 @@ class Forecaster(ABC):
         for place in panel.places(origins):
             seen = panel.between(0, int(place) + 1)  # what lies after the origin cannot be read: it is not there
             yield self._predict(seen).ordered()
+
+    @property
+    def lookback(self) -> int:
+        """Ticks before an origin that a forecast reads: a panel of so many and one gives the same as a longer one."""
+        return 0
 
     @abstractmethod
     def _predict(self, seen: Panel) -> Forecast:
@@ -233,7 +241,17 @@ class Forecaster(ABC):
         described = train.describe()
         seen = (train.observed[:, :, (BIKES, DOCKS)].any(axis=2) & train.trusted).any(axis=1)  # [tick]
         days = len(np.unique(local_time(train.ticks[seen], train.timezone).day))
-        return FitReport(train.system_id, self.name, described["first_tick"], format_time(until), days, rows, details)
+        return FitReport(
+            system_id=train.system_id,
+            model=self.name,
+            first=described["first_tick"],
+            until=format_time(until),
+            step=described["step"],
+            tolerance=described["tolerance"],
+            days=days,
+            rows=rows,
+            details=details,
+        )
 
 
 def forecaster(name: str) -> type[Forecaster]:

@@ -137,9 +137,15 @@ class ChangeModel(Forecaster):
             shortest = self.spec.horizons[int(counts.argmin())]
             raise HistoryError(
                 f"too little history to fit {self.name}: {int(counts.min())} pairs of an origin and a truth "
-                f"{format_duration(shortest)} later, {_LEAST_ROWS} are needed; collect or import more, or ask for shorter horizons"
+                f"{format_duration(shortest)} later, {_LEAST_ROWS} are needed; "
+                "collect or import more, or ask for shorter horizons"
             )
         return rows
+
+    @property
+    def lookback(self) -> int:
+        """See `Forecaster`."""
+        return max((model.builder.lookback for model in self.targets), default=0)
 
     def _predict(self, seen: Panel) -> Forecast:
         k = self.greatest(seen)

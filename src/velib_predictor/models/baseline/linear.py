@@ -55,8 +55,7 @@ class Ridge:
             moment += design.T @ wanted[part]
         penalty = _RIDGE * len(wanted) * np.eye(size)
         penalty[0, 0] = 0.0
-        weights: npt.NDArray[np.float64] = np.linalg.solve(gram + penalty, moment)
-        return cls(model.middle, model.width, weights)
+        return cls(model.middle, model.width, np.linalg.solve(gram + penalty, moment).astype(np.float64))
 
     def predict(self, features: Floats) -> Floats:
         """See `Regression`."""

@@ -1,0 +1,194 @@
+"""`velib train`, `velib predict` and `velib backtest`."""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from velib_predictor.commands.options import Horizons, Step, Targets, Tolerance, specification
+from velib_predictor.commands.output import ConfigFile, Db, Json, emit, open_database, progress_bar, start
+
+SystemId = Annotated[str, typer.Option("--system", help="Name of the system, such as velib.")]
+
+
+def train(
+    model: Annotated[
+        str, typer.Argument(help="persistence, persistence_delta, climatology, linear, xgboost, queueing.")
+    ],
+    system: SystemId,
+    until: Annotated[
+        str | None, typer.Option("--until", metavar="T", help="Learn from what came before (default: all).")
+    ] = None,
+    step: Step = "15m",
+    horizons: Horizons = None,
+    targets: Targets = None,
+    tolerance: Tolerance = None,
+    db: Db = None,
+    config: ConfigFile = None,
+    as_json: Json = False,
+) -> None:
+    """Fit a model on the stored history and keep it under models/."""
+    from dataclasses import asdict
+
+    from velib_predictor.data.panel import Panel
+    from velib_predictor.inference.store import ModelStore
+    from velib_predictor.models.base import forecaster
+    from velib_predictor.utils.temporal import from_micros, parse_duration, parse_time
+
+    settings = start(config, db)
+    spec = specification(step, horizons, targets)
+    made = forecaster(model)(spec)
+    end = parse_time(until) if until else None
+    age = parse_duration(tolerance) if tolerance else None
+    database = open_database(settings)
+    try:
+        with progress_bar() as tell:
+            if tell:
+                tell(f"read {system}", 0, 2)
+            panel = Panel.load(database, system, None, end, step=spec.step, tolerance=age)
+            if tell:
+                tell(f"fit {model}", 1, 2)
+            last = int(panel.ticks[-1].astype("int64")) * 1_000_000 + 1
+            report = made.fit(panel, end or from_micros(last))
+        folder = ModelStore(settings.models_dir).add(made, system)
+    finally:
+        database.close()
+    emit(
+        {"folder": str(folder), **asdict(report), "spec": spec.as_dict()},
+        as_json,
+        f"{model} fitted on {report.rows} rows ({report.details.get('rows', 'rows')}) of {report.days} days, "
+        f"{report.first} to {report.until}\nkept in {folder}",
+    )
+
+
+def predict(
+    station: Annotated[str | None, typer.Argument(help="Id or code of one station (default: all).")] = None,
+    system: Annotated[
+        str | None, typer.Option("--system", help="Name of the system (default: the only one stored).")
+    ] = None,
+    at: Annotated[
+        str | None, typer.Option("--at", metavar="T", help="Forecast for this time, with its offset.")
+    ] = None,
+    horizon: Annotated[str | None, typer.Option("--horizon", help="Forecast so far ahead, such as 30m.")] = None,
+    model: Annotated[str | None, typer.Option("--model", help="Which model (default: the newest one).")] = None,
+    now: Annotated[
+        str | None, typer.Option("--now", metavar="T", help="Forecast from what was known then (default: now).")
+    ] = None,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
+    as_geojson: Annotated[bool, typer.Option("--geojson", help="Print GeoJSON.")] = False,
+    db: Db = None,
+    config: ConfigFile = None,
+    as_json: Json = False,
+) -> None:
+    """Forecast the stations of a system with a fitted model: a table, or JSON, CSV, GeoJSON."""
+    import json
+    from datetime import UTC, datetime
+
+    from velib_predictor.inference import postprocessor as post
+    from velib_predictor.inference.predictor import forecast_at, only_system
+    from velib_predictor.inference.store import ModelStore
+    from velib_predictor.utils.errors import UsageError
+    from velib_predictor.utils.temporal import parse_duration, parse_time
+
+    if at and horizon:
+        raise UsageError("--at and --horizon say the same thing in two ways; give one of them")
+    if as_csv + as_geojson + as_json > 1:
+        raise UsageError("choose one of --json, --csv and --geojson")
+    wanted = parse_time(at) if at else None
+    ahead = parse_duration(horizon) if horizon else None
+    instant = parse_time(now) if now else datetime.now(UTC)
+    settings = start(config, db)
+    database = open_database(settings)
+    try:
+        name = only_system(database, system)
+        forecast, panel = forecast_at(ModelStore(settings.models_dir).newest(name, model), database, name, instant)
+    finally:
+        database.close()
+    times = [wanted] if wanted else [instant + ahead] if ahead else None
+    places = [panel.stations.index(station)] if station is not None else None
+    rows = post.records(forecast, panel, stations=places, times=times)
+    if station is not None and not rows:
+        raise UsageError(f"nothing recent is known of the station {station!r}, and {forecast.model} needs that")
+    if as_csv:
+        sys.stdout.write(post.as_csv(rows) + "\n")
+    elif as_geojson:
+        sys.stdout.write(json.dumps(post.as_geojson(rows), ensure_ascii=False) + "\n")
+    else:
+        emit(rows, as_json, "" if as_json else post.as_table(rows, panel.timezone))
+
+
+def backtest(
+    system: SystemId,
+    models: Annotated[str, typer.Option("--models", help="Comma-separated; persistence is always judged.")],
+    train_from: Annotated[str, typer.Option("--train-from", metavar="T", help="First moment of training.")],
+    train_until: Annotated[str, typer.Option("--train-until", metavar="T", help="First moment after training.")],
+    test_from: Annotated[str, typer.Option("--test-from", metavar="T", help="First origin that is judged.")],
+    test_until: Annotated[str, typer.Option("--test-until", metavar="T", help="First moment without origins.")],
+    step: Step = "15m",
+    tolerance: Tolerance = None,
+    horizons: Horizons = None,
+    targets: Targets = None,
+    forecasts_out: Annotated[
+        Path | None, typer.Option("--forecasts-out", help="Parquet file for all forecasts, pmf included.")
+    ] = None,
+    report_out: Annotated[
+        Path | None, typer.Option("--report-out", help="Folder for report.json and report.html.")
+    ] = None,
+    db: Db = None,
+    config: ConfigFile = None,
+    as_json: Json = False,
+) -> None:
+    """Fit models on one period and judge them, tick by tick, on a later one, all on the same rows."""
+    from velib_predictor.evaluation.evaluator import Protocol, load
+    from velib_predictor.evaluation.evaluator import backtest as judge
+    from velib_predictor.evaluation.report import report
+    from velib_predictor.models.base import forecaster
+    from velib_predictor.utils.temporal import parse_duration, parse_time
+
+    settings = start(config, db)
+    spec = specification(step, horizons, targets)
+    names = [name.strip() for name in models.split(",") if name.strip()]
+    for name in names:
+        forecaster(name)  # an unknown one is refused before anything is read
+    protocol = Protocol(
+        spec=spec,
+        train_from=parse_time(train_from),
+        train_until=parse_time(train_until),
+        test_from=parse_time(test_from),
+        test_until=parse_time(test_until),
+        tolerance=parse_duration(tolerance) if tolerance else spec.step,
+    )
+    database = open_database(settings)
+    try:
+        panel = load(database, system, protocol)
+    finally:
+        database.close()
+    with progress_bar() as tell:
+        data = report(judge(panel, names, protocol, forecasts_out=forecasts_out, progress=tell))
+    if report_out:
+        from velib_predictor.evaluation.visualizer import write_report
+
+        write_report(data, report_out)
+    emit(data, as_json, "" if as_json else _table(data))
+
+
+def _table(data: dict[str, Any]) -> str:
+    """The scores for people: a block a target, persistence first."""
+    lines = [f"{data['system_id']}: {data['origins']} origins, {data['stations']} stations; {data['intervals']}"]
+    head = (
+        f"{'target':<11}{'horizon':<9}{'model':<18}{'rows':>9}{'RPS':>8}{'skill':>8}{'MAE':>8}{'RMSE':>8}{'Brier':>8}"
+    )
+    lines.append(f"{head}{'ECE':>7}{'80 %':>6}{'90 %':>6}")
+    models = list(data["models"])
+    for place, row in enumerate(data["models"][models[0]]["scores"]):
+        for name in models:
+            score = data["models"][name]["scores"][place]
+            if not score["rows"]:
+                continue
+            lines.append(
+                f"{row['target']:<11}{row['horizon']:<9}{name:<18}{score['rows']:>9}{score['rps']:>8.3f}"
+                f"{score['skill_rps'] or 0:>8.1%}{score['mae_median']:>8.3f}{score['rmse_mean']:>8.3f}"
+                f"{score['brier']:>8.4f}{score['ece']:>7.3f}{score['coverage_80']:>6.2f}{score['coverage_90']:>6.2f}"
+            )
+    return "\n".join(lines)

@@ -1,0 +1,43 @@
+"""Options of the commands that fit and forecast, and how they become a specification."""
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from velib_predictor.forecast.forecast import ForecastSpec
+
+Step = Annotated[str, typer.Option("--step", help="Grid of the forecasts, such as 15m or 1h.")]
+Tolerance = Annotated[
+    str | None,
+    typer.Option("--tolerance", metavar="AGE", help="Oldest observation that a tick takes; the step if not given."),
+]
+Horizons = Annotated[
+    str | None, typer.Option("--horizons", help="How far ahead: 15m,30m,1h (default: 15m to 24h).", show_default=False)
+]
+Targets = Annotated[
+    str | None,
+    typer.Option("--targets", help="Of bikes, mechanical, ebikes, docks (default: all).", show_default=False),
+]
+
+
+def specification(step: str, horizons: str | None, targets: str | None) -> "ForecastSpec":
+    """The forecast that the options ask for.
+
+    Raises:
+        UsageError: a duration or a target is none, or a horizon is no multiple of the step.
+    """
+    from velib_predictor.forecast.forecast import DEFAULT_HORIZONS, TARGETS, ForecastSpec
+    from velib_predictor.utils.temporal import parse_duration
+
+    size = parse_duration(step)
+    ahead = (
+        tuple(parse_duration(part) for part in _parts(horizons))
+        if horizons is not None
+        else tuple(horizon for horizon in DEFAULT_HORIZONS if not horizon % size)
+    )
+    return ForecastSpec(size, ahead, tuple(_parts(targets)) if targets is not None else TARGETS)
+
+
+def _parts(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]

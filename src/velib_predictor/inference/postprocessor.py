@@ -1,0 +1,170 @@
+"""Forecasts for people and programs: at any time, as records, table, CSV or GeoJSON."""
+
+import csv
+import io
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import numpy as np
+import numpy.typing as npt
+
+from velib_predictor.data.panel import Panel
+from velib_predictor.forecast import pmf as algebra
+from velib_predictor.forecast.forecast import Forecast
+from velib_predictor.utils.errors import UsageError
+from velib_predictor.utils.temporal import format_duration, format_time, from_micros
+
+COLUMNS = (
+    "system_id", "model", "station_id", "code", "name", "lat", "lon", "issued_at", "target_at", "target", "now", "k",
+    "mean", "median", "q10", "q90", "p_ge_1",
+)  # fmt: skip
+Probabilities = npt.NDArray[np.float32]
+
+
+def issued_at(forecast: Forecast) -> datetime:
+    """The instant of a forecast of one origin."""
+    return from_micros(int(forecast.origins[0].astype("datetime64[us]").astype(np.int64)))
+
+
+def at_time(forecast: Forecast, panel: Panel, when: datetime) -> Probabilities:
+    """The forecast of one origin for any instant, float32[station, target, count].
+
+    Between two horizons it is the mixture of both, by time; before the first one, of it and of what is there now.
+
+    Args:
+        panel: whose last tick is the origin.
+
+    Raises:
+        UsageError: `when` lies before the origin or beyond the longest horizon.
+    """
+    ahead = when - issued_at(forecast)
+    horizons = (timedelta(0), *forecast.spec.horizons)
+    if not timedelta(0) <= ahead <= horizons[-1]:
+        raise UsageError(
+            f"{format_time(when)} cannot be forecast: forecasts issued at {format_time(issued_at(forecast))} reach to "
+            f"{format_duration(horizons[-1])} after it"
+        )
+    after = next(place for place, horizon in enumerate(horizons) if horizon >= ahead)
+    if horizons[after] == ahead and after:
+        return forecast.pmf[0, :, after - 1]
+    before = max(after - 1, 0)
+    share = (ahead - horizons[before]) / (horizons[max(after, 1)] - horizons[before])
+    later = forecast.pmf[0, :, max(after, 1) - 1]
+    if before:
+        return algebra.mix([forecast.pmf[0, :, before - 1], later], [1 - share, share])
+    counts = np.clip(panel.counts[-1][:, forecast.spec.channels], 0, forecast.k[0][:, None])
+    seen = panel.observed[-1][:, forecast.spec.channels]
+    now = np.where(seen[..., None], algebra.point(counts, forecast.pmf.shape[-1]), later)
+    return algebra.mix([now, later], [1 - share, share])
+
+
+def records(
+    forecast: Forecast,
+    panel: Panel,
+    *,
+    stations: Sequence[int] | None = None,
+    times: Sequence[datetime] | None = None,
+) -> list[dict[str, Any]]:
+    """One record (`COLUMNS`) for each station, time and target of which there is a forecast.
+
+    Args:
+        stations: places in the panel; None is all.
+        times: None is all horizons of the forecast.
+    """
+    issued = issued_at(forecast)
+    wanted = list(times) if times is not None else [issued + horizon for horizon in forecast.spec.horizons]
+    rows = []
+    tables = [_numbers(at_time(forecast, panel, when)) for when in wanted]
+    about = panel.stations
+    for station in range(len(about)) if stations is None else stations:
+        for when, table in zip(wanted, tables, strict=True):
+            for target, name in enumerate(forecast.spec.targets):
+                if not forecast.known[0, station, target]:
+                    continue
+                channel = forecast.spec.channels[target]
+                rows.append(
+                    {
+                        "system_id": panel.system_id,
+                        "model": forecast.model,
+                        "station_id": about.id[station],
+                        "code": about.code[station],
+                        "name": about.name[station],
+                        "lat": _known(about.lat[station]),
+                        "lon": _known(about.lon[station]),
+                        "issued_at": format_time(issued),
+                        "target_at": format_time(when),
+                        "target": name,
+                        "now": int(panel.counts[-1, station, channel])
+                        if panel.observed[-1, station, channel]
+                        else None,
+                        "k": int(forecast.k[0, station]),
+                        **{column: values[station, target].item() for column, values in table.items()},
+                    }
+                )
+    return rows
+
+
+def _numbers(pmf: Probabilities) -> dict[str, npt.NDArray[Any]]:
+    cdf = algebra.to_cdf(pmf)
+    return {
+        "mean": np.round(algebra.mean(pmf).astype(np.float64), 3),
+        "median": algebra.quantile(cdf, 0.5),
+        "q10": algebra.quantile(cdf, 0.1),
+        "q90": algebra.quantile(cdf, 0.9),
+        "p_ge_1": np.round(algebra.at_least(pmf, 1).astype(np.float64), 4),
+    }
+
+
+def _known(value: float) -> float | None:
+    return None if np.isnan(value) else float(value)
+
+
+def as_csv(rows: Sequence[dict[str, Any]]) -> str:
+    """Records as CSV with a head line, times in UTC."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue().rstrip("\n")
+
+
+def as_geojson(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Records as a FeatureCollection: a point a record, longitude before latitude; null where it has no place."""
+    features = []
+    for row in rows:
+        properties = {key: value for key, value in row.items() if key not in ("lat", "lon")}
+        placed = row["lat"] is not None and row["lon"] is not None
+        geometry = {"type": "Point", "coordinates": [row["lon"], row["lat"]]} if placed else None
+        identity = f"{row['station_id']}/{row['target_at']}/{row['target']}"
+        features.append({"type": "Feature", "id": identity, "geometry": geometry, "properties": properties})
+    return {"type": "FeatureCollection", "features": features}
+
+
+def as_table(rows: Sequence[dict[str, Any]], timezone: str) -> str:
+    """Records for people: local times, what is expected, and the chance of finding at least one."""
+    if not rows:
+        return "no forecast: nothing recent is known of these stations"
+    zone = ZoneInfo(timezone)
+    head = ("station", "name", "at", "target", "now", "expected", "10-90 %", "at least 1")
+    lines = [head]
+    for row in rows:
+        local = datetime.fromisoformat(row["target_at"]).astimezone(zone)
+        lines.append(
+            (
+                str(row["code"] or row["station_id"]),
+                str(row["name"] or "")[:32],
+                f"{local:%a %H:%M}",
+                row["target"],
+                "-" if row["now"] is None else str(row["now"]),
+                f"{row['mean']:.1f}",
+                f"{row['q10']}-{row['q90']}",
+                f"{row['p_ge_1']:.0%}",
+            )
+        )
+    widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
+    issued = datetime.fromisoformat(rows[0]["issued_at"]).astimezone(zone)
+    text = [f"{rows[0]['system_id']}, {rows[0]['model']}, issued {issued:%Y-%m-%d %H:%M} ({timezone})"]
+    text += ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
+    return "\n".join(text)

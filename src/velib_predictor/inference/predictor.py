@@ -1,0 +1,73 @@
+"""From a fitted model and the database to the forecast of an instant: the path that serves."""
+
+from datetime import datetime
+from typing import NamedTuple
+
+from sqlalchemy import func, select
+
+from velib_predictor.data.database import Database
+from velib_predictor.data.panel import Panel
+from velib_predictor.data.schema import Station, StationStatus, System
+from velib_predictor.forecast.forecast import Forecast
+from velib_predictor.models.base import Forecaster
+from velib_predictor.utils.errors import DegradedError, UsageError
+from velib_predictor.utils.temporal import EPOCH, MICROSECOND, format_duration, format_time, parse_duration
+
+
+class Answer(NamedTuple):
+    """A forecast and the panel, up to its origin, that it was made from."""
+
+    forecast: Forecast
+    panel: Panel
+
+
+def forecast_at(model: Forecaster, database: Database, system_id: str, now: datetime) -> Answer:
+    """What the model says at the last tick at or before `now`, from what was known then.
+
+    It equals the backtest's forecast of that tick bit for bit: the same builder reads the same window.
+
+    Raises:
+        UsageError: an unknown system, or no history before `now`.
+        DegradedError: nothing recent enough was observed, and the model needs to know what is there now.
+    """
+    step = model.spec.step
+    origin = EPOCH + (now - EPOCH) // step * step
+    tolerance = parse_duration(model.report.tolerance) if model.report else step
+    start = origin - model.lookback * step
+    panel = Panel.load(database, system_id, start, origin + MICROSECOND, step=step, tolerance=tolerance)
+    forecast = next(model.predict(panel, panel.ticks[-1:]))
+    if not forecast.known.any():
+        newest = newest_observation(database, system_id, origin)
+        raise DegradedError(
+            f"nothing of {system_id!r} was observed in the {format_duration(tolerance)} before {format_time(origin)}"
+            + (f"; the newest observation is of {format_time(newest)}" if newest else "")
+            + "; collect first (`velib collect`), or ask for an earlier time with --now"
+        )
+    return Answer(forecast, panel)
+
+
+def newest_observation(database: Database, system_id: str, before: datetime) -> datetime | None:
+    """When the system was last observed, at or before a time."""
+    keys = select(Station.key).join(System, System.key == Station.system_key).where(System.system_id == system_id)
+    with database.read() as connection:
+        query = select(func.max(StationStatus.observed_at)).where(
+            StationStatus.station_key.in_(keys), StationStatus.observed_at <= before
+        )
+        found: datetime | None = connection.execute(query).scalar()
+        return found
+
+
+def only_system(database: Database, system_id: str | None) -> str:
+    """The system that is meant: the one named, else the only one there is.
+
+    Raises:
+        UsageError: there are several, or none.
+    """
+    if system_id is not None:
+        return system_id
+    with database.read() as connection:
+        systems = [str(name) for name in connection.execute(select(System.system_id)).scalars()]
+    if len(systems) != 1:
+        there = ", ".join(sorted(systems)) or "none yet"
+        raise UsageError(f"say which system with --system; the database {database} holds: {there}")
+    return systems[0]
