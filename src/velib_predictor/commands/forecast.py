@@ -2,7 +2,7 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -142,7 +142,7 @@ def backtest(
     """Fit models on one period and judge them, tick by tick, on a later one, all on the same rows."""
     from velib_predictor.evaluation.evaluator import Protocol, load
     from velib_predictor.evaluation.evaluator import backtest as judge
-    from velib_predictor.evaluation.report import report
+    from velib_predictor.evaluation.report import as_table, report
     from velib_predictor.models.base import forecaster
     from velib_predictor.utils.temporal import parse_duration, parse_time
 
@@ -170,25 +170,4 @@ def backtest(
         from velib_predictor.evaluation.visualizer import write_report
 
         write_report(data, report_out)
-    emit(data, as_json, "" if as_json else _table(data))
-
-
-def _table(data: dict[str, Any]) -> str:
-    """The scores for people: a block a target, persistence first."""
-    lines = [f"{data['system_id']}: {data['origins']} origins, {data['stations']} stations; {data['intervals']}"]
-    head = (
-        f"{'target':<11}{'horizon':<9}{'model':<18}{'rows':>9}{'RPS':>8}{'skill':>8}{'MAE':>8}{'RMSE':>8}{'Brier':>8}"
-    )
-    lines.append(f"{head}{'ECE':>7}{'80 %':>6}{'90 %':>6}")
-    models = list(data["models"])
-    for place, row in enumerate(data["models"][models[0]]["scores"]):
-        for name in models:
-            score = data["models"][name]["scores"][place]
-            if not score["rows"]:
-                continue
-            lines.append(
-                f"{row['target']:<11}{row['horizon']:<9}{name:<18}{score['rows']:>9}{score['rps']:>8.3f}"
-                f"{score['skill_rps'] or 0:>8.1%}{score['mae_median']:>8.3f}{score['rmse_mean']:>8.3f}"
-                f"{score['brier']:>8.4f}{score['ece']:>7.3f}{score['coverage_80']:>6.2f}{score['coverage_90']:>6.2f}"
-            )
-    return "\n".join(lines)
+    emit(data, as_json, "" if as_json else as_table(data))

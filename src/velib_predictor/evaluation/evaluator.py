@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +22,7 @@ from velib_predictor.evaluation.writer import ForecastWriter
 from velib_predictor.forecast.forecast import Forecast, ForecastSpec
 from velib_predictor.models.base import Forecaster, forecaster
 from velib_predictor.utils.errors import UsageError
-from velib_predictor.utils.temporal import format_duration, format_time
+from velib_predictor.utils.temporal import format_duration, format_time, from_micros
 
 if TYPE_CHECKING:
     from velib_predictor.data.database import Database
@@ -65,6 +65,21 @@ class Protocol:
                 f"the test window begins at {format_time(self.test_from)}, inside the training window, which ends at "
                 f"{format_time(self.train_until)}: a model must not be judged on what it has seen"
             )
+
+    @classmethod
+    def last_days(cls, panel: Panel, spec: ForecastSpec, days: int) -> Self:
+        """The last days of a panel as the test, all before them as the training.
+
+        Raises:
+            UsageError: the panel does not reach back further than that.
+        """
+        first, last = (
+            from_micros(int(tick.astype("datetime64[us]").astype(np.int64))) for tick in panel.ticks[[0, -1]]
+        )
+        cut = last + panel.step - timedelta(days=days)
+        if cut <= first:
+            raise UsageError(f"{panel!r} leaves nothing to train on before its last {days} days")
+        return cls(spec, first, cut, cut, last + panel.step, panel.tolerance)
 
     @property
     def fitted_until(self) -> datetime:

@@ -66,6 +66,27 @@ def report(result: Backtest) -> dict[str, Any]:
     }
 
 
+def as_table(data: dict[str, Any]) -> str:
+    """The scores for people: a block a target, persistence first."""
+    lines = [f"{data['system_id']}: {data['origins']} origins, {data['stations']} stations; {data['intervals']}"]
+    head = (
+        f"{'target':<11}{'horizon':<9}{'model':<18}{'rows':>9}{'RPS':>8}{'skill':>8}{'MAE':>8}{'RMSE':>8}{'Brier':>8}"
+    )
+    lines.append(f"{head}{'ECE':>7}{'80 %':>6}{'90 %':>6}")
+    models = list(data["models"])
+    for place, row in enumerate(data["models"][models[0]]["scores"]):
+        for name in models:
+            score = data["models"][name]["scores"][place]
+            if not score["rows"]:
+                continue
+            lines.append(
+                f"{row['target']:<11}{row['horizon']:<9}{name:<18}{score['rows']:>9}{score['rps']:>8.3f}"
+                f"{score['skill_rps'] or 0:>8.1%}{score['mae_median']:>8.3f}{score['rmse_mean']:>8.3f}"
+                f"{score['brier']:>8.4f}{score['ece']:>7.3f}{score['coverage_80']:>6.2f}{score['coverage_90']:>6.2f}"
+            )
+    return "\n".join(lines)
+
+
 def _cells(spec: ForecastSpec) -> list[tuple[int, int, dict[str, str]]]:
     """(horizon, target, how they are called) of each row of a table."""
     return [
