@@ -1,0 +1,154 @@
+"""The tables of docs/model_details.md: the backtests V15, V60 and S15 on the development data.
+
+    python benchmarks/protocols.py ../shared/data --protocol V15 [--models xgboost,queueing] [--report-out DIR]
+
+Imports the data set into a database of its own and says what `velib backtest` says, as Markdown. Each protocol's
+command is printed first. Memory is the peak of the process.
+"""
+
+import argparse
+import resource
+import tempfile
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from velib_predictor.data.database import Database
+from velib_predictor.data.importer import import_history
+from velib_predictor.evaluation.evaluator import Protocol, backtest, load
+from velib_predictor.evaluation.report import report
+from velib_predictor.forecast.forecast import ForecastSpec
+from velib_predictor.utils.temporal import format_duration
+
+ALL = "persistence_delta,climatology,linear,queueing,xgboost"
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A data set and its windows, in its local time."""
+
+    folder: str
+    system: str
+    timezone: str
+    train_from: str
+    cut: str
+    test_until: str
+    step_min: int
+    tolerance_min: int
+    horizons_min: tuple[int, ...]
+
+    def protocol(self) -> Protocol:
+        minutes = [timedelta(minutes=m) for m in (self.step_min, self.tolerance_min, *self.horizons_min)]
+        spec = ForecastSpec(minutes[0], tuple(minutes[2:]), ("bikes", "ebikes", "docks"))
+        first, cut, last = (
+            datetime.fromisoformat(t).astimezone(UTC) for t in (self.train_from, self.cut, self.test_until)
+        )
+        return Protocol(spec, first, cut, cut, last, minutes[1])
+
+    def command(self, models: str) -> str:
+        horizons = ",".join(format_duration(timedelta(minutes=m)) for m in self.horizons_min)
+        return (
+            f"velib backtest --system {self.system} --models {models} --train-from {self.train_from} "
+            f"--train-until {self.cut} --test-from {self.cut} --test-until {self.test_until} "
+            f"--step {format_duration(timedelta(minutes=self.step_min))} --tolerance {self.tolerance_min}m "
+            f"--horizons {horizons} --targets bikes,docks,ebikes"
+        )
+
+
+SETTINGS = {
+    "V15": Setting(
+        "velib_2024_11", "velib", "Europe/Paris",
+        "2024-10-31T00:00:00+01:00", "2024-11-05T00:00:00+01:00", "2024-11-07T00:00:00+01:00", 15, 5, (15, 30, 60),
+    ),
+    "V60": Setting(
+        "velib_2022_05", "velib", "Europe/Paris",
+        "2022-05-12T00:00:00+02:00", "2022-06-02T00:00:00+02:00", "2022-06-10T00:00:00+02:00", 60, 30,
+        (60, 120, 180, 360),
+    ),
+    "S15": Setting(
+        "baywheels_2023", "baywheels", "America/Los_Angeles",
+        "2023-01-01T00:00:00-08:00", "2023-04-01T00:00:00-07:00", "2023-05-01T00:00:00-07:00", 15, 10,
+        (15, 30, 60, 120),
+    ),
+}  # fmt: skip
+
+
+def scores(data: dict[str, Any], column: str, digits: int, bold: bool) -> list[str]:
+    """A Markdown table of one score: a row a target and model, a column a horizon."""
+    horizons = data["protocol"]["horizons"]
+    lines = [f"| target | model | {' | '.join(horizons)} |", "|---|---|" + "---:|" * len(horizons)]
+    models = data["models"]
+    for target in data["protocol"]["targets"]:
+        rows = {name: [r for r in m["scores"] if r["target"] == target] for name, m in models.items()}
+        best = [min(rows[name][h][column] for name in models) for h in range(len(horizons))]
+        for name in models:
+            cells = []
+            for h, row in enumerate(rows[name]):
+                text = f"{row[column]:.{digits}f}"
+                cells.append(f"**{text}**" if bold and row[column] == best[h] else text)
+            lines.append(f"| {target} | {name} | {' | '.join(cells)} |")
+    return lines
+
+
+def details(data: dict[str, Any]) -> list[str]:
+    """Everything else about bikes, and the skills with their intervals."""
+    lines = [
+        "| target | horizon | model | rows | skill in RPS | MAE | RMSE | Brier >=1 | undecided | ECE | 80 % | 90 % |"
+        " stations not worse | issue hours not worse |",
+        "|---|---|---|" + "---:|" * 11,
+    ]
+    base = data["models"]["persistence"]["scores"]
+    for place, first in enumerate(base):
+        for name, model in data["models"].items():
+            row, stations = model["scores"][place], model["stations"][place]
+            hours = [h for h in model["by_hour"] if (h["target"], h["horizon"]) == (row["target"], row["horizon"])]
+            good = sum((h["skill_rps"] or 0) >= 0 for h in hours)
+            skill = f"{row['skill_rps']:.3f}"
+            if row["skill_rps_low"] is not None:
+                skill += f" ({row['skill_rps_low']:.3f} to {row['skill_rps_high']:.3f})"
+            share = stations["share_rps_not_worse"]
+            lines.append(
+                f"| {first['target']} | {first['horizon']} | {name} | {row['rows']} | {skill} | {row['mae_median']:.3f} |"
+                f" {row['rmse_mean']:.3f} | {row['brier']:.4f} | {row['brier_undecided']:.4f} | {row['ece']:.3f} |"
+                f" {row['coverage_80']:.3f} | {row['coverage_90']:.3f} | {'-' if share is None else f'{share:.1%}'} |"
+                f" {good}/{len(hours)} |"
+            )
+    return lines
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--protocol", choices=SETTINGS, required=True)
+    parser.add_argument("--models", default=ALL)
+    parser.add_argument("--report-out", type=Path)
+    options = parser.parse_args()
+    setting = SETTINGS[options.protocol]
+    print(f"`{setting.command(options.models)}`\n")
+    with tempfile.TemporaryDirectory() as folder:
+        database = Database(f"sqlite:///{folder}/velib.db")
+        database.upgrade()
+        source = options.data / setting.folder
+        import_history(
+            database, setting.system, source / "stations.parquet", [source / "status.parquet"],
+            timezone=setting.timezone,
+        )  # fmt: skip
+        panel = load(database, setting.system, setting.protocol())
+        database.close()
+    begun = time.perf_counter()
+    data = report(backtest(panel, options.models.split(","), setting.protocol()))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    took = ", ".join(f"{name} {m['fit_s']:.0f} + {m['predict_s']:.0f}" for name, m in data["models"].items())
+    print(f"{data['origins']} origins, {data['stations']} stations; {data['intervals']}.")
+    print(f"{time.perf_counter() - begun:.0f} s in all (fit + forecast: {took}); peak memory {peak:.1f} GiB.\n")
+    print("\n".join([*scores(data, "rps", 3, True), "", *details(data)]))
+    if options.report_out:
+        from velib_predictor.evaluation.visualizer import write_report
+
+        write_report(data, options.report_out)
+
+
+if __name__ == "__main__":
+    main()
