@@ -117,6 +117,7 @@ class Panel:
         Raises:
             UsageError: an unknown system, one without a time zone, an empty period, or a step that is no whole number
                 of seconds.
+            ValueError: a naive time.
             DatabaseError: the database cannot be read.
         """
         from velib_predictor.data.database import Database
@@ -176,17 +177,20 @@ class Panel:
         return np.where(both, self.counts[:, :, BIKES] + self.counts[:, :, DOCKS], 0).astype(np.int16)
 
     def describe(self) -> dict[str, Any]:
-        """What it covers, in plain JSON values."""
-        utc = [format_time(from_micros(int(t) * 1_000_000)) for t in self.ticks[[0, -1]].astype(np.int64)]
+        """What it covers, in plain JSON values; null ticks where it has none."""
+        first, last = (self._tick(place) if len(self) else None for place in (0, -1))
         return {
             "system_id": self.system_id,
             "timezone": self.timezone,
-            "first_tick": utc[0],
-            "last_tick": utc[1],
+            "first_tick": first,
+            "last_tick": last,
             "step": format_duration(self.step),
             "tolerance": format_duration(self.tolerance),
             "stations": len(self.stations),
         }
+
+    def _tick(self, place: int) -> str:
+        return format_time(from_micros(int(self.ticks[place].astype(np.int64)) * 1_000_000))
 
 
 def same_layout(one: Panel, other: Panel) -> bool:

@@ -151,6 +151,9 @@ def load_panel(
     tolerance: timedelta,
 ) -> Panel:
     """`Panel.load`, from an open database."""
+    for time in (start, end):
+        if time is not None and time.tzinfo is None:
+            raise ValueError(f"naive time {time!r}: attach a time zone")
     if step <= timedelta(0) or step % timedelta(seconds=1):
         raise UsageError(f"the step of a panel is a whole number of seconds, at least one, not {step}")
     database.require_current()
@@ -159,9 +162,9 @@ def load_panel(
     if not len(rows):
         raise UsageError(f"the database {database} has no rows of {system_id!r}{_period(start, end)}")
     polls = accepted_polls(database, system_id, start, end)
-    time = _times(rows)
-    first = start or from_micros(int(time.min()))
-    latest = max(int(time.max()), int(_micros(polls)[-1]) if len(polls) else 0)
+    observed_at = _times(rows)
+    first = start or from_micros(int(observed_at.min()))
+    latest = max(int(observed_at.max()), int(_micros(polls)[-1]) if len(polls) else 0)
     size = step // MICROSECOND
     ticks = grid_ticks(first, end or from_micros((-(-latest // size) + 1) * size), step)
     if not len(ticks):
