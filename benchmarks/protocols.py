@@ -110,8 +110,9 @@ def details(data: dict[str, Any]) -> list[str]:
                 skill += f" ({row['skill_rps_low']:.3f} to {row['skill_rps_high']:.3f})"
             share = stations["share_rps_not_worse"]
             lines.append(
-                f"| {first['target']} | {first['horizon']} | {name} | {row['rows']} | {skill} | {row['mae_median']:.3f} |"
-                f" {row['rmse_mean']:.3f} | {row['brier']:.4f} | {row['brier_undecided']:.4f} | {row['ece']:.3f} |"
+                f"| {first['target']} | {first['horizon']} | {name} | {row['rows']} | {skill} |"
+                f" {row['mae_median']:.3f} | {row['rmse_mean']:.3f} |"
+                f" {row['brier']:.4f} | {row['brier_undecided']:.4f} | {row['ece']:.3f} |"
                 f" {row['coverage_80']:.3f} | {row['coverage_90']:.3f} | {'-' if share is None else f'{share:.1%}'} |"
                 f" {good}/{len(hours)} |"
             )
