@@ -1,8 +1,9 @@
 """Numbers -> SVG. Text from data never enters a figure: it stands in the page, where it is escaped."""
 
+import math
 import re
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from io import StringIO
 from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
@@ -23,7 +24,7 @@ _LEAST_BIN_ROWS = 20
 _RASTER_FROM = 3000
 """Stations from which a picture of points is smaller than the points."""
 _PIT_TOP = 3.0
-_RC = {
+_RC: Any = {
     "svg.fonttype": "none",
     "text.parse_math": False,
     "axes.unicode_minus": True,
@@ -142,7 +143,8 @@ def station_map(lon: Floats, lat: Floats, skill: Floats) -> str:
     known = np.isfinite(skill)
     reach = _reach(skill[known])
     colours = LinearSegmentedColormap.from_list("skill", [style.WORSE, style.EVEN, style.BETTER], N=256)
-    norm = BoundaryNorm(np.linspace(-reach, reach, 12), 256, extend="both")
+    edges = np.arange(-5, 6) / 5 * reach
+    norm = BoundaryNorm(edges, 256, extend="both")
     size = float(np.clip(16000 / len(lon), 9, 70))
     with Drawing((6.8, height)) as drawing:
         axes = drawing.figure.add_subplot()
@@ -167,7 +169,7 @@ def station_map(lon: Floats, lat: Floats, skill: Floats) -> str:
             ScalarMappable(norm, colours),
             ax=axes,
             shrink=0.8,
-            ticks=np.linspace(-reach, reach, 12)[1::2],
+            ticks=edges[1::2],
             format=PercentFormatter(1.0, decimals=0 if reach > 0.1 else 1),
         )
         bar.set_label("skill in RPS")
@@ -184,7 +186,7 @@ def _limits(degrees: Floats) -> tuple[float, float]:
 def _reach(skill: Floats) -> float:
     """Where the colours end: beyond most values, not beyond the strangest."""
     wide = float(np.quantile(np.abs(skill), 0.95)) if len(skill) else 0.0
-    return max(float(np.ceil(wide * 18.18)) / 18.18, 0.055)
+    return max(math.ceil(wide * 20), 1) / 20
 
 
 def _scale(axes: "Axes", west: float, east: float, south: float, north: float, stretch: float) -> None:
@@ -205,9 +207,11 @@ def reliability(tables: dict[int, Sequence[Sequence[float]]]) -> str:
     Args:
         tables: by the model's place, [bin, (rows, sum of probabilities, events)].
     """
+    from matplotlib.ticker import FuncFormatter, LogLocator
+
     with Drawing((3.6, 3.9)) as drawing:
         upper, lower = drawing.figure.subplots(2, 1, sharex=True, height_ratios=(3.2, 1))
-        upper.plot([0, 1], [0, 1], color=style.GRID, linewidth=1)
+        upper.plot([0, 1], [0, 1], color=style.INK, linewidth=0.9, linestyle="--")
         most = 1.0
         for place, bins in tables.items():
             table = np.array(bins, dtype=np.float64)
@@ -225,6 +229,9 @@ def reliability(tables: dict[int, Sequence[Sequence[float]]]) -> str:
         upper.grid()
         lower.set_yscale("log")
         lower.set_ylim(0.8, most * 2)
+        lower.yaxis.set_major_locator(LogLocator(numticks=5))
+        lower.yaxis.set_major_formatter(FuncFormatter(lambda rows, _: f"{rows:,.0f}"))
+        lower.minorticks_off()
         lower.set_ylabel("rows")
         lower.set_xlabel("probability that was said")
         lower.grid(axis="y")
@@ -275,12 +282,11 @@ def fan(
     """One forecast: what was seen before and after, the median, and where 50 % and 90 % of the probability lie.
 
     Args:
-        observed: times and counts, None where nothing was seen.
+        observed: times and counts, None where nothing was seen; at least one time.
         at, quantiles: times of the horizons, and the forecast's quantiles there, by level ("0.05").
         place: of the model.
         limits: of the counts.
     """
-    from matplotlib.dates import AutoDateLocator, DateFormatter
     from matplotlib.ticker import MaxNLocator
 
     now = next((count for time, count in observed if time == issued and count is not None), None)
@@ -297,11 +303,27 @@ def fan(
         axes.plot(times, middle, color=colour, marker="o", markersize=2.5)
         counts: Any = [np.nan if count is None else count for _, count in observed]
         moments: Any = [time for time, _ in observed]
-        axes.plot(moments, counts, color=style.INK, linewidth=1.1, marker=".", markersize=3)
+        axes.plot(moments, counts, color=style.INK, linewidth=1.1, marker="o", markersize=2.2)
+        edge = 0.03 * (at[-1] - moments[0])
+        axes.set_xlim(moments[0] - edge, at[-1] + edge)
         axes.set_ylim(limits)
         axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
-        axes.xaxis.set_major_locator(AutoDateLocator(zone, minticks=3, maxticks=6))
-        axes.xaxis.set_major_formatter(DateFormatter("%H:%M", tz=zone))
+        clock: Any = _clock(observed[0][0], at[-1], zone)
+        axes.set_xticks(clock, [f"{time.astimezone(zone):%H:%M}" for time in clock])
         axes.grid(axis="y")
         axes.set_axisbelow(True)
     return drawing.svg
+
+
+def _clock(first: datetime, last: datetime, zone: ZoneInfo) -> list[datetime]:
+    """At most six round local times of a span: offsets from UTC are whole quarters of an hour."""
+    quarter = timedelta(minutes=15)
+    start = first - timedelta(seconds=first.timestamp() % quarter.total_seconds())
+    times = [start + number * quarter for number in range((last - start) // quarter + 1)]
+    times = [time for time in times if time >= first]
+    for minutes in (15, 30, 60, 120, 180, 360, 720, 1440):
+        local = (time.astimezone(zone) for time in times)
+        times = [time for time in local if (60 * time.hour + time.minute) % minutes == 0]
+        if len(times) <= 6:
+            break
+    return times[:: math.ceil(len(times) / 6) or 1]

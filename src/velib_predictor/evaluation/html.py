@@ -17,6 +17,8 @@ WORDS = {
     "ebikes": ("e-bike", "e-bikes"),
     "docks": ("dock", "docks"),
 }
+UNBROKEN = "\u2011"
+"""A hyphen at which no line ends."""
 NOTHING = "–"  # noqa: RUF001 (a dash, as tables have it)
 
 
@@ -65,9 +67,9 @@ COLUMNS = (
     Column("mae_median", "MAE of median", _decimals(3), lambda value: value),
     Column("mae_mean", "MAE of mean", _decimals(3), lambda value: value),
     Column("rmse_mean", "RMSE of mean", _decimals(3), lambda value: value),
-    Column("brier", "Brier of P(≥ 1 {one})", _decimals(4), lambda value: value),
+    Column("brier", "Brier of P(≥\u00a01\u00a0{one})", _decimals(4), lambda value: value),
     Column("brier_undecided", "Brier, undecided stations", _decimals(4), lambda value: value),
-    Column("ece", "ECE of P(≥ 1 {one})", _decimals(4), lambda value: value),
+    Column("ece", "ECE of P(≥\u00a01\u00a0{one})", _decimals(4), lambda value: value),
     Column("log_score", "Log score", _decimals(3), lambda value: value),
     Column("coverage_80", "In 80 % interval", percent, lambda value: abs(value - 0.8)),
     Column("coverage_90", "In 90 % interval", percent, lambda value: abs(value - 0.9)),
@@ -130,6 +132,7 @@ def _header(data: dict[str, Any]) -> str:
         ("Stations", f"{data['stations']:,}"),
         ("Rows", f"{rows:,} at most for one horizon and target"),
         ("Uncertainty", data["intervals"]),
+        ("In short", _in_short(data)),
     )
     items = "".join(f"<dt>{escape(name)}</dt><dd>{escape(str(value))}</dd>" for name, value in facts)
     return (
@@ -138,6 +141,20 @@ def _header(data: dict[str, Any]) -> str:
         "are judged on the same rows, beside persistence (“what is there now stays”).</p>\n"
         f'<dl class="facts">{items}</dl>'
     )
+
+
+def _in_short(data: dict[str, Any]) -> str:
+    """The best model of the first target at the longest horizon, in a sentence."""
+    target, horizon = data["protocol"]["targets"][0], data["protocol"]["horizons"][-1]
+    rows = {name: cell(entry["scores"], target, horizon) for name, entry in data["models"].items() if name != BASELINE}
+    known = {name: row for name, row in rows.items() if row["skill_rps"] is not None}
+    if not known:
+        return "nothing was compared with persistence"
+    name = max(known, key=lambda name: known[name]["skill_rps"])
+    skill, low, high = (known[name][key] for key in ("skill_rps", "skill_rps_low", "skill_rps_high"))
+    between = "" if low is None else f" (90 % interval {percent(low)} to {percent(high)})"
+    many = WORDS.get(target, (target, target))[1]
+    return f"for {many} {horizon} ahead {name} does best: {percent(skill)} skill in RPS over persistence{between}"
 
 
 def _count(number: int, noun: str) -> str:
@@ -152,7 +169,7 @@ def _scores(data: dict[str, Any]) -> str:
     ]
     for target in data["protocol"]["targets"]:
         one, many = WORDS.get(target, (target, target))
-        head = "".join(f"<th>{escape(column.title.format(one=one))}</th>" for column in COLUMNS)
+        head = "".join(f"<th>{escape(column.title.format(one=one.replace('-', UNBROKEN)))}</th>" for column in COLUMNS)
         parts.append(
             f"<h3>{escape(many.capitalize())}</h3>\n"
             f'<div class="scroll"><table class="scores"><thead><tr><th>Horizon</th><th>Model</th>{head}</tr></thead>'

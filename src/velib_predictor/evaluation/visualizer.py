@@ -111,7 +111,7 @@ def _skills(data: dict[str, Any]) -> Iterator[Section]:
         above + "how far the days differ is how far a short test can be trusted.",
         days,
         "day",
-        {place: f"{date.fromisoformat(day):%d.%m.}" for place, day in enumerate(days) if place % apart == 0},
+        {place: f"{date.fromisoformat(day):%-d %b}" for place, day in enumerate(days) if place % apart == 0},
         "local day of issue",
     )
 
@@ -242,8 +242,8 @@ def _fans(data: dict[str, Any]) -> Iterator[Section]:
         yield Section(
             f"{WORDS.get(example['target'], ('', example['target']))[1].capitalize()} at {name}, "
             f"{issued.astimezone(zone):%a %Y-%m-%d %H:%M}",
-            "Dark line: what was seen. Colour: the forecast issued at the dotted line, its median, and where 50 % and "
-            f"90 % of the probability lie. Times are local, {data['timezone']}."
+            "Thin line with dots: what was seen. Colour: the forecast issued at the dotted line, its median, and where "
+            f"50 % and 90 % of the probability lie. Times are local, {data['timezone']}."
             if number == 0
             else "Read like the one above."
             if quantiles
@@ -268,7 +268,7 @@ def _fans(data: dict[str, Any]) -> Iterator[Section]:
 
 
 def _count_limits(counts: list[int | None], models: Iterable[dict[str, list[float]]]) -> tuple[float, float]:
-    every = [count for count in counts if count is not None]
+    every: list[float] = [count for count in counts if count is not None]
     every += [value for quantiles in models for values in quantiles.values() for value in values]
     low, high = min(every, default=0), max(every, default=1)
     room = max(0.08 * (high - low), 1)
