@@ -42,6 +42,7 @@ class Protocol:
 
     Raises:
         UsageError: a window is empty, or the test begins inside the training window.
+        ValueError: a naive time.
     """
 
     spec: ForecastSpec
@@ -52,6 +53,9 @@ class Protocol:
     tolerance: timedelta
 
     def __post_init__(self) -> None:
+        for bound in (self.train_from, self.train_until, self.test_from, self.test_until):
+            if bound.tzinfo is None:
+                raise ValueError(f"naive time {bound!r}: attach a time zone")
         for name, first, last in (
             ("training", self.train_from, self.train_until),
             ("test", self.test_from, self.test_until),
@@ -142,24 +146,26 @@ def backtest(
         progress: told (phase, done, total).
 
     Raises:
-        UsageError: an unknown model, or a test window without a single row to score.
+        UsageError: an unknown model, a file that is not .parquet, or a test window without a single row to score.
         HistoryError: there is too little history to fit a model on.
     """
     tell = progress or _say_nothing
+    writer = ForecastWriter(forecasts_out, panel.system_id)  # a name that it does not take is refused before any work
     chosen = _chosen(models, protocol.spec)
+    train = panel.between(panel.before(protocol.train_from), len(panel))
     horizons, targets = len(protocol.spec.horizons), len(protocol.spec.targets)
     judged: dict[str, Judged] = {}
     for done, model in enumerate(chosen):
         tell(f"fit {model.name}", done, len(chosen))
         begun = time.perf_counter()
-        model.fit(panel, protocol.fitted_until)
+        model.fit(train, protocol.fitted_until)
         book = ScoreBook(len(panel.stations), horizons, targets)
         judged[model.name] = Judged(model, book, time.perf_counter() - begun)
     origins = _origins(panel, protocol)
     local = local_time(panel.ticks, panel.timezone)
     examples = Examples(panel, protocol.spec, origins, local)
     streams = {name: entry.model.predict(panel, panel.ticks[origins]) for name, entry in judged.items()}
-    with ForecastWriter(forecasts_out, panel.system_id) as writer:
+    with writer:
         for done, origin in enumerate(origins.tolist()):
             tell("test", done, len(origins))
             forecasts: dict[str, Forecast] = {}
@@ -171,13 +177,12 @@ def backtest(
             for forecast in forecasts.values():
                 writer.write(forecast)
             examples.add(origin, forecasts)
-    result = Backtest(protocol, panel, judged, len(origins), examples)
-    if not next(iter(judged.values())).book.total[..., 0].any():
-        raise UsageError(
-            f"not one row can be scored between {format_time(protocol.test_from)} and "
-            f"{format_time(protocol.test_until)}: no truth is known at these horizons"
-        )
-    return result
+        if not judged[BASELINE].book.total[..., 0].any():
+            raise UsageError(
+                f"not one row can be scored between {format_time(protocol.test_from)} and "
+                f"{format_time(protocol.test_until)}: no truth is known at these horizons"
+            )
+    return Backtest(protocol, panel, judged, len(origins), examples)
 
 
 def _say_nothing(_phase: str, _done: int, _total: int) -> None:

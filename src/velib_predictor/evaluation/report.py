@@ -106,9 +106,9 @@ def _scores(book: ScoreBook, base: ScoreBook, spec: ForecastSpec) -> list[dict[s
         row["skill_rps"] = _skill(book.total[h, t, _RPS], base.total[h, t, _RPS])
         row["skill_mae"] = _skill(book.total[h, t, _MAE], base.total[h, t, _MAE])
         row["skill_rps_low"] = row["skill_rps_high"] = None
-        if len(ours) >= LEAST_DAYS and row["skill_rps"] is not None:
+        if np.count_nonzero(ours[:, h, t, _ROWS]) >= LEAST_DAYS and row["skill_rps"] is not None:
             _, low, high = metrics.day_block_bootstrap(ours[:, h, t, _RPS], theirs[:, h, t, _RPS], ours[:, h, t, _ROWS])
-            row["skill_rps_low"], row["skill_rps_high"] = low, high
+            row["skill_rps_low"], row["skill_rps_high"] = _finite(low), _finite(high)
         rows.append(row)
     return rows
 

@@ -6,7 +6,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from velib_predictor.data.tidy import suffix_of
 from velib_predictor.forecast import pmf as algebra
 from velib_predictor.forecast.forecast import Forecast
 from velib_predictor.utils.errors import UsageError
@@ -27,6 +26,16 @@ SCHEMA = pa.schema(
 _GROUP_ROWS = 100_000
 
 
+def check_name(file: Path) -> None:
+    """Before anything is read or fitted: whether forecasts can be written under that name.
+
+    Raises:
+        UsageError: it does not end in .parquet.
+    """
+    if file.suffix.lower() != ".parquet":
+        raise UsageError(f"forecasts are written as .parquet (a pmf is a list), not as {file.name!r}")
+
+
 class ForecastWriter:
     """Writes all known forecasts of the blocks it is given; without a file it does nothing.
 
@@ -35,8 +44,8 @@ class ForecastWriter:
     """
 
     def __init__(self, file: Path | None, system_id: str) -> None:
-        if file is not None and suffix_of(file) != ".parquet":
-            raise UsageError(f"forecasts are written as .parquet (a pmf is a list), not as {file.name!r}")
+        if file is not None:
+            check_name(file)
         self._file = file
         self._partial = file.with_name(f".{file.name}.partial") if file else None
         self._system_id = system_id
