@@ -236,7 +236,7 @@ def _how(data: dict[str, Any]) -> str:
         "<h2>How it was made</h2>\n"
         f"<p>By velib-predictor {escape(data['program'])} at {escape(data['created_at'])}. What each model was fitted "
         "on, with times in UTC, and the seconds that fitting and all forecasts of the test took:</p>\n"
-        '<div class="scroll"><table><thead><tr><th>Model</th><th>Fitted on</th><th>Days</th><th>Rows</th>'
+        '<div class="scroll"><table class="fits"><thead><tr><th>Model</th><th>Fitted on</th><th>Days</th><th>Rows</th>'
         "<th>Fit, s</th><th>Forecasts, s</th><th>Details</th></tr></thead>"
         f"<tbody>{rows}</tbody></table></div>\n"
         f'<h3>What the words mean</h3>\n<dl class="words">{words}</dl>'

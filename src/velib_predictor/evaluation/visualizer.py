@@ -245,7 +245,7 @@ def _fans(data: dict[str, Any]) -> Iterator[Section]:
             "Thin line with dots: what was seen. Colour: the forecast issued at the dotted line, its median, and where "
             f"50 % and 90 % of the probability lie. Times are local, {data['timezone']}."
             if number == 0
-            else "Read like the one above."
+            else "Read like the first of these charts."
             if quantiles
             else "No model had a forecast.",
             tuple(
