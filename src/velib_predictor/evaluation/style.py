@@ -25,7 +25,8 @@ th,td{padding:4px 8px;text-align:right;vertical-align:top;white-space:nowrap}th{
 thead th{color:var(--soft);vertical-align:bottom;border-bottom:1px solid var(--ink)}
 .scores thead th{white-space:normal;min-width:46px}.scores thead th:nth-child(n+3){text-align:right}
 tbody{border-bottom:1px solid var(--grid)}tbody tr:nth-child(even)>:not([rowspan]){background:var(--stripe)}
-.fits td{text-align:left}td small{display:block;color:var(--soft);font-size:11px}pre{text-align:left;white-space:pre-wrap;max-width:60ch}
+.fits td{text-align:left}
+td small{display:block;color:var(--soft);font-size:11px}pre{text-align:left;white-space:pre-wrap;max-width:60ch}
 .charts{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,320px),1fr));gap:14px 20px}
 .wide{max-width:820px}figure{margin:0}figcaption{font-size:13px;font-weight:600;margin-bottom:2px}
 figure svg{display:block;width:100%;height:auto}figure svg text{font-family:inherit!important}
