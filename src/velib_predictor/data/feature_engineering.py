@@ -2,17 +2,18 @@
 
 A row is (origin, station, horizon) of one channel. Its features read the `observed` mask and ticks up to the origin;
 lags are of time, since the panel's grid is regular and its gaps are masked (NaN here). What is usual comes from the days
-of training, and for rows of training from all of these but the row's own (`profiles`).
+of training, and for rows of training from all of these but the row's own (`profiles`); a usual count at the origin
+leaves out the target's day too.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from velib_predictor.data.calendar import LocalTime, local_time
 from velib_predictor.data.panel import BIKES, CHANNELS, DOCKS, Panel, Stations
-from velib_predictor.data.profiles import ACTIVITY, CHANGE, LEVEL, Days, Floats, Profile
+from velib_predictor.data.profiles import ACTIVITY, CHANGE, LEVEL, Days, Floats, Levels, Profile
 from velib_predictor.utils.spatial import distance_m, nearest
 
 NEIGHBOURS = 6
@@ -37,6 +38,7 @@ class Sight:
         change, activity: usual change, and moves, summed from `first` on, float64[tick, station].
         size: docks in all, float32[station]; neighbours: their places, int64[station, neighbour], -1 for none.
         place: metres north and east of the middle of the network, and moves a tick, float32[attribute, station].
+        levels: for rows of training whose target lies on another day; none for forecasts.
     """
 
     panel: Panel
@@ -48,6 +50,7 @@ class Sight:
     size: Floats
     neighbours: Indices
     place: Floats
+    levels: Levels | None = None
 
 
 class FeatureBuilder:
@@ -94,7 +97,8 @@ class FeatureBuilder:
         """Learn what is usual from the ticks of `train`; returns the sight of its own rows, each without its own day."""
         days = Days.of(train, self.channel)
         self.profile = Profile.fit(days)
-        self.largest = np.where(train.trusted, train.totals(), 0).max(axis=0).astype(np.int16)
+        sizes = np.maximum(train.totals(), train.counts.max(axis=-1))  # docks may not be published
+        self.largest = sizes.max(axis=0, initial=0, where=train.trusted).astype(np.int16)
         seen = days.weights[ACTIVITY].sum(axis=(0, 1))
         self.rate = (days.sums[ACTIVITY].sum(axis=(0, 1)) / np.maximum(seen, 1)).astype(np.float32)
         with np.errstate(invalid="ignore"):
@@ -102,7 +106,9 @@ class FeatureBuilder:
             self.middle = (float(np.nanmedian(lat)), float(np.nanmedian(lon))) if (~np.isnan(lat)).any() else (0.0, 0.0)
         local = local_time(train.ticks, train.timezone)
         self.knows_time = len(days.day_type) >= LEAST_DAYS
-        return self._sight(train, np.arange(len(train.stations)), 0, local, days.leave_one_out())
+        self._around = None
+        sight = self._sight(train, np.arange(len(train.stations)), 0, local, days.leave_one_out())
+        return replace(sight, levels=days.levels())
 
     def sight(self, seen: Panel, places: Indices, ahead: int) -> Sight:
         """For forecasts from the last tick of `seen`, up to `ahead` ticks into the future.
@@ -151,7 +157,14 @@ class FeatureBuilder:
 
     def rows(self, sight: Sight, tick: Indices, station: Indices, horizon: Indices) -> Floats:
         """Features, float32[row, feature], of rows given by origin (tick of the panel), station and ticks ahead."""
-        return self._kept([self._present(sight, tick, station), self._ahead(sight, tick, station, horizon)])
+        present = self._present(sight, tick, station)
+        if sight.levels is not None:
+            day = sight.local.day[tick + horizon - sight.first]
+            beyond = np.flatnonzero(day != sight.local.day[tick - sight.first])
+            usual = sight.levels.without(tick[beyond], station[beyond], (tick + horizon)[beyond])
+            value = self._value(sight, tick[beyond], station[beyond])
+            present[beyond, self._all_names.index("usual_gap")] = usual - value
+        return self._kept([present, self._ahead(sight, tick, station, horizon)])
 
     def all_rows(self, sight: Sight, horizons: tuple[int, ...]) -> Floats:
         """Features from the panel's last tick of all stations and horizons, float32[station x horizon, feature]."""
@@ -207,7 +220,7 @@ class FeatureBuilder:
         lagged = []
         with np.errstate(invalid="ignore"):
             for lag in (DAY_MIN // self.step_min, WEEK_MIN // self.step_min):
-                then = np.where(horizon <= lag, self._value(sight, target - lag, station), np.float32(np.nan))
+                then = self._value(sight, np.where(horizon <= lag, target - lag, -1), station)
                 lagged += [then - self._value(sight, tick - lag, station), then - value]
             near_usual = self._usual(sight.change, sight, target[:, None], tick[:, None], near)
             columns = [

@@ -60,7 +60,9 @@ class Profile:
 class Days:
     """Sums over the ticks of each local day and slot, spread over neighbouring slots.
 
-    sums, weights: float32[quantity, day, slot, station]; day_type: int8[day]; day_of_tick, slot_of_tick: int64[tick].
+    sums, weights: float32[quantity, day, slot, station]; day_type: int8[day]; day_of_tick, slot_of_tick: int64[tick];
+    eve_sums, eve_weights: the part of them that a day's first tick owes to the last of the day before,
+    float32[quantity, day, station], not spread.
     """
 
     sums: Floats
@@ -69,6 +71,8 @@ class Days:
     day_of_tick: npt.NDArray[np.int64]
     slot_of_tick: npt.NDArray[np.int64]
     step_min: int
+    eve_sums: Floats
+    eve_weights: Floats
 
     @classmethod
     def of(cls, train: Panel, channel: int) -> Self:
@@ -91,25 +95,86 @@ class Days:
             for quantity, (what, known) in enumerate(quantities):
                 sums[quantity, day[ticks], slot[ticks]] += what[ticks]
                 weights[quantity, day[ticks], slot[ticks]] += known[ticks]
-        return cls(_spread(sums, step_min), _spread(weights, step_min), local.day_type[first], day, slot, step_min)
+        eve_sums, eve_weights = np.zeros((2, len(QUANTITIES), len(first), value.shape[1]), dtype=np.float32)
+        for quantity, (what, known) in list(enumerate(quantities))[CHANGE:]:
+            eve_sums[quantity], eve_weights[quantity] = what[first], known[first]
+        spread = _spread(sums, step_min), _spread(weights, step_min)
+        return cls(*spread, local.day_type[first], day, slot, step_min, eve_sums, eve_weights)
 
     def leave_one_out(self) -> Floats:
-        """Usual values at each training tick, of all days but its own, float32[quantity, tick, station]."""
+        """Usual values at each training tick, of all days but its own, float32[quantity, tick, station].
+
+        The change from its last tick to the next day's first is the day's own too.
+        """
         sums, weights = _by_type(self)
         all_sums, all_weights = sums.sum(axis=1), weights.sum(axis=1)
         ticks = self.day_of_tick, self.slot_of_tick
         found = np.empty((len(QUANTITIES), len(ticks[0]), sums.shape[-1]), dtype=np.float32)
         for day, kind in enumerate(self.day_type):
-            own = self.sums[:, day], self.weights[:, day]
+            own = np.stack([self.sums[:, day], self.weights[:, day]])  # [sum or weight, quantity, slot, station]
+            own_kind = own
+            if day + 1 < len(self.day_type):
+                own = own + self._eve(day + 1)
+                own_kind = own if self.day_type[day + 1] == kind else own_kind
             others = _blend(
-                (sums[:, kind] - own[0])[:, None],
-                (weights[:, kind] - own[1])[:, None],
+                (sums[:, kind] - own_kind[0])[:, None],
+                (weights[:, kind] - own_kind[1])[:, None],
                 (all_sums - own[0])[:, None],
                 (all_weights - own[1])[:, None],
             )[:, 0]  # [quantity, slot, station]
             here = np.flatnonzero(ticks[0] == day)
             found[:, here] = others[:, ticks[1][here]]
         return found
+
+    def _eve(self, day: int) -> Floats:
+        """What a day's sums and weights owe to the last tick before it, float32[sum or weight, quantity, slot, station]."""
+        slot = self.slot_of_tick[np.searchsorted(self.day_of_tick, day)]
+        alone = np.zeros((2, *self.sums[:, day].shape), dtype=np.float32)
+        alone[0, :, slot], alone[1, :, slot] = self.eve_sums[:, day], self.eve_weights[:, day]
+        return _spread(alone, self.step_min)
+
+    def levels(self) -> "Levels":
+        """The usual levels of all days but any two."""
+        parts = np.stack([self.sums[LEVEL], self.weights[LEVEL]])  # [sum or weight, day, slot, station]
+        kinds = [parts[:, self.day_type == kind].sum(axis=1) for kind in range(DAY_TYPES)]
+        return Levels(parts, np.stack(kinds, axis=1), parts.sum(axis=2), self)
+
+
+@dataclass(frozen=True, eq=False)
+class Levels:
+    """Usual levels for rows whose origin and target lie on different days: neither day's own values are in them.
+
+    The usual count at the origin, if made with the target's day, and that at the target, made without it, would differ
+    by a share of the very change that is to be learned.
+
+    Attributes:
+        by_day: float32[sum or weight, day, slot, station]; by_type: the same with the kind of day for the day.
+        by_station: over all slots, float32[sum or weight, day, station].
+        days: where the ticks lie.
+    """
+
+    by_day: Floats
+    by_type: Floats
+    by_station: Floats
+    days: Days
+
+    def without(
+        self, tick: npt.NDArray[np.int64], station: npt.NDArray[np.int64], target: npt.NDArray[np.int64]
+    ) -> Floats:
+        """Usual levels at training ticks, of all days but theirs and the targets', float32[row]; all arguments [row]."""
+        kinds, slot = self.days.day_type, self.days.slot_of_tick[tick]
+        day, other = self.days.day_of_tick[tick], self.days.day_of_tick[target]
+        own, others = self.by_day[:, day, slot, station], self.by_day[:, other, slot, station]
+        others = np.where(day != other, others, np.float32(0))
+        all_days = self.by_type[:, :, slot, station].sum(axis=1) - own - others
+        of_kind = self.by_type[:, kinds[day], slot, station] - own - np.where(kinds[other] == kinds[day], others, 0)
+        by_station = self.by_station.sum(axis=1)[:, station] - self.by_station[:, day, station]
+        by_station -= np.where(day != other, self.by_station[:, other, station], np.float32(0))
+        known = by_station[1] > _NOTHING
+        mean = np.where(known, by_station[0] / np.maximum(by_station[1], _NOTHING), np.float32(np.nan))
+        slot_mean = (all_days[0] + _PRIOR_DAYS * mean) / (all_days[1] + _PRIOR_DAYS)
+        level = (of_kind[0] + _PRIOR_DAYS * slot_mean) / (of_kind[1] + _PRIOR_DAYS)
+        return np.where(all_days[1] > _NOTHING, level, np.float32(np.nan)).astype(np.float32)
 
 
 def _in_turn(cell: npt.NDArray[np.int64]) -> Iterator[npt.NDArray[np.int64]]:
