@@ -19,68 +19,60 @@ _CELLS = 12_000
 """Counts x chains of a block: what is worked on at once stays in the processor's nearer cache."""
 
 
-def propagate(now: Integers, k: Integers, up: Floats, down: Floats, keep: Sequence[int]) -> Floats:
+def propagate(
+    now: Integers, k: Integers, climb: Floats, fall: Floats, up: Floats, down: Floats, keep: Sequence[int]
+) -> Floats:
     """Distributions of chains after some numbers of intervals, float32[kept, count, chain], over 0..max(k).
 
     Args:
         now: where each chain stands, within 0..k, int[chain].
         k: its greatest count, at least 1, int[chain].
+        climb, fall: share of the attempts to move up and down that succeed at a count, in 0..1, float32[count, chain]
+            with counts 0..max(k); `climb` is 0 from k on, `fall` is 0 at 0.
         up, down: expected attempts to move in each interval, not negative, float32[interval, chain].
         keep: after how many intervals to look, ascending, at least 1 each.
     """
     result = np.zeros((len(keep), int(k.max(initial=1)) + 1, len(now)), dtype=np.float32)
-    total = up[: keep[-1]] + down[: keep[-1]]  # [interval, chain]
-    share = np.divide(up[: keep[-1]], total, out=np.full_like(total, 0.5), where=total > 0)
+    up, down = up[: keep[-1]], down[: keep[-1]]
+    total = up + down  # [interval, chain]
+    share = np.divide(up, total, out=np.full_like(total, 0.5), where=total > 0)
     for chains in _blocks(k, total):
-        limit = k[chains].astype(np.int64)
-        size = int(limit[-1]) + 1
-        states = _Block(now[chains], limit)
+        size = int(k[chains[-1]]) + 1
+        state = np.zeros((size, len(chains)), dtype=np.float32)
+        state[now[chains], np.arange(len(chains))] = 1
+        climbing, falling = climb[:size, chains], fall[:size, chains]
         kept = 0
         for interval in range(keep[-1]):
-            states.step(total[interval, chains], share[interval, chains])
+            risen = climbing * share[interval, chains]
+            fallen = falling * (1 - share[interval, chains])
+            state = _step(state, risen, fallen, poisson(total[interval, chains]))
             if interval + 1 == keep[kept]:
-                result[kept, :size, chains] = states.current().T
+                result[kept, :size, chains] = state.T
                 kept += 1
     return result
 
 
-class _Block:
-    """Chains that are moved together. Rows are counts, with one row more at the end that no chain may keep."""
+def _step(state: Floats, risen: Floats, fallen: Floats, weights: Floats) -> Floats:
+    """One interval of a block, float32[count, chain].
 
-    def __init__(self, now: Integers, limit: npt.NDArray[np.int64]) -> None:
-        size, chains = int(limit.max()) + 1, len(now)
-        self._size = size
-        self._state = np.zeros((size + 1, chains), dtype=np.float32)
-        self._state[now, np.arange(chains)] = 1
-        self._other = np.zeros_like(self._state)
-        self._sum = np.zeros_like(self._state)
-        self._work = np.empty((size, chains), dtype=np.float32)
-        self._top = limit * chains + np.arange(chains)  # places of K in the flat state
-        self._over = self._top + chains
-
-    def current(self) -> Floats:
-        """float32[count, chain]."""
-        return self._state[: self._size]
-
-    def step(self, total: Floats, share: Floats) -> None:
-        """One interval: expected attempts, and which share of them is up, both [chain]."""
-        state, other, work = self._state, self._other, self._work
-        weights = poisson(total)  # [attempts, chain]
-        rest = 1 - share
-        np.multiply(state, weights[0], out=self._sum)
-        for weight in weights[1:]:
-            # other = P state: up from below, down from above, and who is blocked stays.
-            np.multiply(state[:-1], share, out=other[1:])
-            np.multiply(state[:1], rest, out=other[:1])
-            np.multiply(state[1:], rest, out=work)
-            other[:-1] += work
-            flat = other.reshape(-1)
-            flat[self._top] += flat[self._over]
-            flat[self._over] = 0
-            state, other = other, state
-            np.multiply(state[:-1], weight, out=work)
-            self._sum[:-1] += work
-        self._state, self._sum, self._other = self._sum, state, other
+    Args:
+        state: before it, float32[count, chain]; it is overwritten.
+        risen, fallen: probabilities that an attempt moves up and down, float32[count, chain].
+        weights: probabilities of 0, 1, 2, ... attempts, float32[attempts, chain].
+    """
+    stay = 1 - risen - fallen
+    after: Floats = state * weights[0]
+    other, work = np.empty_like(state), np.empty_like(state)
+    for weight in weights[1:]:
+        np.multiply(state, stay, out=other)
+        np.multiply(state, risen, out=work)
+        other[1:] += work[:-1]
+        np.multiply(state, fallen, out=work)
+        other[:-1] += work[1:]
+        state, other = other, state
+        np.multiply(state, weight, out=work)
+        after += work
+    return after
 
 
 def poisson(mean: Floats) -> Floats:
