@@ -121,10 +121,16 @@ def _known(value: float) -> float | None:
     return None if np.isnan(value) else float(value)
 
 
+def _printable(text: str) -> str:
+    """On one line and without control characters: a feed's names must not write to the terminal as they please."""
+    return " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())
+
+
 def as_csv(rows: Sequence[dict[str, Any]]) -> str:
     """Records as CSV with a head line, times in UTC."""
     text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    # All text in quotes: left to itself, Python 3.11 leaves a carriage return in a name bare, which breaks the line.
+    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue().rstrip("\n")
@@ -153,8 +159,8 @@ def as_table(rows: Sequence[dict[str, Any]], timezone: str) -> str:
         local = datetime.fromisoformat(row["target_at"]).astimezone(zone)
         lines.append(
             (
-                str(row["code"] or row["station_id"]),
-                str(row["name"] or "")[:32],
+                _printable(row["code"] or row["station_id"]),
+                _printable(row["name"] or "")[:32],
                 f"{local:%a %H:%M}",
                 row["target"],
                 "-" if row["now"] is None else str(row["now"]),

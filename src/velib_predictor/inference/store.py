@@ -64,7 +64,9 @@ class ModelStore:
                 + (f" (there are: {', '.join(there)})" if there else "")
                 + f"; make one with `velib train {name or 'xgboost'} --system {system_id}`"
             )
-        fitted_on = read_metadata(chosen[0])["fit"]["system_id"]
+        fitted_on = read_metadata(chosen[0]).get("fit", {}).get("system_id")
+        if fitted_on is None:
+            raise ArtifactError(f"the model in {chosen[0]} is damaged (it says of no system); train it anew")
         if fitted_on != system_id:
             raise ArtifactError(f"the model in {chosen[0]} was fitted on the system {fitted_on!r}, not {system_id!r}")
         return load_model(chosen[0])
