@@ -91,7 +91,7 @@ def tables(panel: Panel) -> tuple[pa.Table, pa.Table]:
             pa.timestamp("us", "UTC")
         ),
         **{name: counts[:, channel] for channel, name in enumerate(CHANNELS)},
-        **{flag: panel.open[tick, station] for flag in FLAGS},
+        **dict.fromkeys(FLAGS, panel.open[tick, station]),
     }
     table = {
         "station_id": names,

@@ -212,7 +212,7 @@ class Slow:
             "free_day": free(here.date()),
             "north_m": self.offset("lat", station),
             "east_m": self.offset("lon", station),
-            "moves_a_tick": self.rates[self.places[station]] if self.places[station] >= 0 else np.mean(self.rates),
+            "moves_a_tick": self.rates[self.places[station]] if self.places[station] >= 0 else known_mean(self.rates),
             "horizon_min": ahead * self.step,
             "usual_change": self.between(CHANGE, tick, target, station),
             "usual_activity": self.between(ACTIVITY, tick, target, station),
@@ -455,7 +455,7 @@ def test_a_fit_reads_nothing_after_the_end_of_training(town: Panel, train: Panel
 
 
 def test_rows_of_training_know_nothing_of_a_target_on_the_next_day() -> None:
-    """Counts stay as they are from midnight to midnight and are drawn anew each day: nothing can be learned of the next.
+    """Counts stay as they are from midnight to midnight and are drawn anew each day: of the next nothing is known.
 
     Were the target's day in what is usual at the origin, and not in what is usual at the target, their difference would
     be a share of the answer.

@@ -1,9 +1,9 @@
 """Panel -> features: the one builder that training, backtest and serving share.
 
 A row is (origin, station, horizon) of one channel. Its features read the `observed` mask and ticks up to the origin;
-lags are of time, since the panel's grid is regular and its gaps are masked (NaN here). What is usual comes from the days
-of training, and for rows of training from all of these but the row's own (`profiles`); a usual count at the origin
-leaves out the target's day too.
+lags are of time, since the panel's grid is regular and its gaps are masked (NaN here). What is usual comes from the
+days of training, and for rows of training from all of these but the row's own (`profiles`); the usual count at the
+origin leaves out the target's day too.
 """
 
 from dataclasses import dataclass, replace
@@ -94,7 +94,7 @@ class FeatureBuilder:
     # -- learning --------------------------------------------------------------------------------------------
 
     def fit(self, train: Panel) -> Sight:
-        """Learn what is usual from the ticks of `train`; returns the sight of its own rows, each without its own day."""
+        """Learn what is usual from the ticks of `train`; returns the sight of its rows, each without its own day."""
         days = Days.of(train, self.channel)
         self.profile = Profile.fit(days)
         sizes = np.maximum(train.totals(), train.counts.max(axis=-1))  # docks may not be published

@@ -127,7 +127,7 @@ class Days:
         return found
 
     def _eve(self, day: int) -> Floats:
-        """What a day's sums and weights owe to the last tick before it, float32[sum or weight, quantity, slot, station]."""
+        """What a day owes to the last tick before it, float32[sum or weight, quantity, slot, station]."""
         slot = self.slot_of_tick[np.searchsorted(self.day_of_tick, day)]
         alone = np.zeros((2, *self.sums[:, day].shape), dtype=np.float32)
         alone[0, :, slot], alone[1, :, slot] = self.eve_sums[:, day], self.eve_weights[:, day]
@@ -161,7 +161,7 @@ class Levels:
     def without(
         self, tick: npt.NDArray[np.int64], station: npt.NDArray[np.int64], target: npt.NDArray[np.int64]
     ) -> Floats:
-        """Usual levels at training ticks, of all days but theirs and the targets', float32[row]; all arguments [row]."""
+        """Usual levels at training ticks, of all days but theirs and the targets', float32[row], as the arguments."""
         kinds, slot = self.days.day_type, self.days.slot_of_tick[tick]
         day, other = self.days.day_of_tick[tick], self.days.day_of_tick[target]
         own, others = self.by_day[:, day, slot, station], self.by_day[:, other, slot, station]

@@ -97,6 +97,7 @@ class Forecaster(ABC):
         """
         self._check_step(panel)
         train = panel.between(0, panel.before(until))
+        self.report = None  # a model whose fit breaks off is no model
         self._check_history(train)
         self.stations = train.stations.id
         # Where docks are not published, the bikes alone say how large a station is at least.

@@ -5,6 +5,7 @@ missed makes the histograms; forecasts take the mean of the folds' regressions.
 """
 
 from abc import abstractmethod
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Protocol, Self
 
@@ -18,6 +19,7 @@ from velib_predictor.data.profiles import Profile
 from velib_predictor.forecast.forecast import Forecast, ForecastSpec
 from velib_predictor.models.base import Arrays, Forecaster, HistoryError
 from velib_predictor.models.baseline.residuals import ResidualHistograms
+from velib_predictor.utils.errors import UsageError
 from velib_predictor.utils.temporal import format_duration
 
 Floats = npt.NDArray[np.float32]
@@ -75,14 +77,17 @@ class ChangeModel(Forecaster):
 
     def __init__(self, spec: ForecastSpec) -> None:
         super().__init__(spec)
+        if spec.step % timedelta(minutes=1) or timedelta(days=1) % spec.step:
+            raise UsageError(
+                f"the model {self.name} needs a step of whole minutes that divides a day, such as 15m; "
+                f"got {format_duration(spec.step)}"
+            )
         self.targets: list[TargetModel] = []
 
     def _fit(self, train: Panel) -> tuple[int, dict[str, Any]]:
-        self.targets, rows = [], 0
-        for channel in self.spec.channels:
-            model, count = self._fit_target(train, channel)
-            self.targets.append(model)
-            rows += count
+        fitted = [self._fit_target(train, channel) for channel in self.spec.channels]
+        self.targets = [model for model, _ in fitted]
+        rows = sum(count for _, count in fitted)
         return rows, {"rows": "origin x station x horizon", "features": self.targets[0].builder.names, "folds": FOLDS}
 
     def _fit_target(self, train: Panel, channel: int) -> tuple[TargetModel, int]:

@@ -113,9 +113,11 @@ class Trees:
     @classmethod
     def load(cls, file: Path) -> Self:
         """See `Regression`."""
-        booster = _xgboost().Booster()
-        booster.load_model(file)
-        return cls(booster)
+        xgboost = _xgboost()
+        try:
+            return cls(xgboost.Booster(model_file=file))
+        except xgboost.core.XGBoostError as error:
+            raise OSError(f"{file.name} is no model of XGBoost") from error
 
 
 def _xgboost() -> Any:
