@@ -76,7 +76,9 @@ def test_what_lies_above_k_now_counts_as_k_and_what_is_not_known_now_as_the_firs
     at_once = post.at_time(forecast, panel, ISSUED)
     np.testing.assert_array_equal(at_once[1, 1], [0, 0, 0, 1])  # 5 docks of 3
     blind = replace(panel, observed=np.zeros_like(panel.observed))
-    np.testing.assert_array_equal(post.at_time(forecast, blind, ISSUED)[0, 0], np.float32([0.2, 0.8, 0, 0]))
+    np.testing.assert_array_equal(
+        post.at_time(forecast, blind, ISSUED)[0, 0], np.array([0.2, 0.8, 0, 0], dtype=np.float32)
+    )
 
 
 @pytest.mark.parametrize("ahead", [-MINUTE, -timedelta(microseconds=1), 60 * MINUTE + timedelta(microseconds=1)])

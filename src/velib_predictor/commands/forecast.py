@@ -105,7 +105,12 @@ def predict(
         forecast, panel = forecast_at(ModelStore(settings.models_dir).newest(name, model), database, name, instant)
     finally:
         database.close()
-    times = [wanted] if wanted else [instant + ahead] if ahead else None
+    if ahead and ahead <= forecast.spec.horizons[-1]:
+        # The longest horizon counts from the issue, which is up to a step ago; asked for by name it is not refused.
+        wanted = min(instant + ahead, post.issued_at(forecast) + forecast.spec.horizons[-1])
+    elif ahead:
+        wanted = instant + ahead
+    times = [wanted] if wanted else None
     places = [panel.stations.index(station)] if station is not None else None
     rows = post.records(forecast, panel, stations=places, times=times)
     if station is not None and not rows:
@@ -143,6 +148,7 @@ def backtest(
     from velib_predictor.evaluation.evaluator import Protocol, load
     from velib_predictor.evaluation.evaluator import backtest as judge
     from velib_predictor.evaluation.report import as_table, report
+    from velib_predictor.evaluation.writer import check_name
     from velib_predictor.models.base import forecaster
     from velib_predictor.utils.temporal import parse_duration, parse_time
 
@@ -151,6 +157,8 @@ def backtest(
     names = [name.strip() for name in models.split(",") if name.strip()]
     for name in names:
         forecaster(name)  # an unknown one is refused before anything is read
+    if forecasts_out:
+        check_name(forecasts_out)
     protocol = Protocol(
         spec=spec,
         train_from=parse_time(train_from),
@@ -159,6 +167,8 @@ def backtest(
         test_until=parse_time(test_until),
         tolerance=parse_duration(tolerance) if tolerance else spec.step,
     )
+    if report_out:
+        report_out.mkdir(parents=True, exist_ok=True)  # what cannot be written is said now, not after hours
     database = open_database(settings)
     try:
         panel = load(database, system, protocol)

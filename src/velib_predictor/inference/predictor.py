@@ -1,13 +1,14 @@
 """From a fitted model and the database to the forecast of an instant: the path that serves."""
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import NamedTuple
 
 from sqlalchemy import func, select
 
 from velib_predictor.data.database import Database
 from velib_predictor.data.panel import Panel
-from velib_predictor.data.schema import Station, StationStatus, System
+from velib_predictor.data.schema import Poll, Station, StationStatus, System
+from velib_predictor.data.snapshot import Outcome
 from velib_predictor.forecast.forecast import Forecast
 from velib_predictor.models.base import Forecaster
 from velib_predictor.utils.errors import DegradedError, UsageError
@@ -28,8 +29,11 @@ def forecast_at(model: Forecaster, database: Database, system_id: str, now: date
 
     Raises:
         UsageError: an unknown system, or no history before `now`.
+        ValueError: `now` is naive.
         DegradedError: nothing recent enough was observed, and the model needs to know what is there now.
     """
+    if now.tzinfo is None:
+        raise ValueError(f"naive time {now!r}: attach a time zone")
     step = model.spec.step
     origin = EPOCH + (now - EPOCH) // step * step
     tolerance = parse_duration(model.report.tolerance) if model.report else step
@@ -40,21 +44,29 @@ def forecast_at(model: Forecaster, database: Database, system_id: str, now: date
         newest = newest_observation(database, system_id, origin)
         raise DegradedError(
             f"nothing of {system_id!r} was observed in the {format_duration(tolerance)} before {format_time(origin)}"
-            + (f"; the newest observation is of {format_time(newest)}" if newest else "")
+            + (f"; the newest is of {format_time(newest)}, {_age(origin - newest)} before that" if newest else "")
             + "; collect first (`velib collect`), or ask for an earlier time with --now"
         )
     return Answer(forecast, panel)
 
 
 def newest_observation(database: Database, system_id: str, before: datetime) -> datetime | None:
-    """When the system was last observed, at or before a time."""
+    """When the system was last heard, at or before a time: by a row, or by a poll that confirmed what was there."""
     keys = select(Station.key).join(System, System.key == Station.system_key).where(System.system_id == system_id)
+    row = select(func.max(StationStatus.observed_at)).where(
+        StationStatus.station_key.in_(keys), StationStatus.observed_at <= before
+    )
+    accepted = [str(outcome) for outcome in Outcome if outcome.accepted]
+    poll = select(func.max(Poll.polled_at)).join(System, System.key == Poll.system_key)
+    poll = poll.where(System.system_id == system_id, Poll.outcome.in_(accepted), Poll.polled_at <= before)
     with database.read() as connection:
-        query = select(func.max(StationStatus.observed_at)).where(
-            StationStatus.station_key.in_(keys), StationStatus.observed_at <= before
-        )
-        found: datetime | None = connection.execute(query).scalar()
-        return found
+        found: list[datetime | None] = [connection.execute(query).scalar() for query in (row, poll)]
+    return max((time for time in found if time is not None), default=None)
+
+
+def _age(age: timedelta) -> str:
+    """To the second; of more than a day, to the minute."""
+    return format_duration(age - age % timedelta(seconds=60 if age > timedelta(days=1) else 1))
 
 
 def only_system(database: Database, system_id: str | None) -> str:
