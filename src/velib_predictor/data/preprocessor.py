@@ -296,7 +296,9 @@ def _by_station(rows: pa.Table) -> pa.Table:
     """Rows of the database, of which no two have the same station and time, by station and time."""
     key, time = rows["station_key"].to_numpy(), _times(rows)
     if ((key[1:] > key[:-1]) | ((key[1:] == key[:-1]) & (time[1:] > time[:-1]))).all():
-        return rows
+        # Times are read in place, and would keep the driver's batches alive: all columns of them, in 64 bits.
+        place = rows.column_names.index("observed_at")
+        return rows.set_column(place, rows.field(place), pa.array(time).cast(TIME))
     order = np.argsort(time, kind="stable")
     key = key[order]
     if len(key) and key.max() - key.min() < 1 << 16:
