@@ -568,6 +568,20 @@ def test_a_panel_that_begins_where_features_look_back_to_gives_the_same_rows(
     assert not np.isnan(one[:, builder.names.index("last_week_change")]).all()
 
 
+def test_neighbours_found_before_or_by_another_channel_are_those_found_anew(town: Panel, train: Panel) -> None:
+    (bikes, _), (docks, _), (alone, _) = fitted(train), fitted(train, DOCKS), fitted(train, DOCKS)
+    moved = replace(town.stations, lat=town.stations.lat[::-1].copy())
+    for stations in (town.stations, replace(town.stations), moved, town.stations):
+        seen = replace(town, stations=stations)
+        like = bikes.sight(seen, np.arange(10), AHEAD[-1])
+        one = docks.sight(seen, np.arange(10), AHEAD[-1], like)
+        alone._around = None
+        other = alone.sight(seen, np.arange(10), AHEAD[-1])
+        assert one.neighbours.tobytes() == other.neighbours.tobytes()
+        assert one.place.tobytes() == other.place.tobytes()
+        assert docks.all_rows(one, AHEAD).tobytes() == alone.all_rows(other, AHEAD).tobytes()
+
+
 def test_single_rows_are_those_of_all_at_once(town: Panel, train: Panel) -> None:
     builder, _ = fitted(train)
     sight = builder.sight(town, np.arange(10), AHEAD[-1])

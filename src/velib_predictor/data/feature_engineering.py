@@ -110,14 +110,18 @@ class FeatureBuilder:
         sight = self._sight(train, np.arange(len(train.stations)), 0, local, days.leave_one_out())
         return replace(sight, levels=days.levels())
 
-    def sight(self, seen: Panel, places: Indices, ahead: int) -> Sight:
+    def sight(self, seen: Panel, places: Indices, ahead: int, like: Sight | None = None) -> Sight:
         """For forecasts from the last tick of `seen`, up to `ahead` ticks into the future.
 
         Args:
             places: where its stations stand among those of training, int64[station]; -1 for new ones.
+            like: sight of another channel's builder, fitted on the same panel, of the same stations: who is whose
+                neighbour is taken from it.
         """
         if self.profile is None:
             raise ValueError("the features were not fitted")
+        if like is not None:
+            self._around = like.panel.stations, like.neighbours, like.place[:2].astype(np.float64)
         first = max(len(seen) - 1 - self.hour, 0)
         future = seen.ticks[-1] + np.arange(1, ahead + 1) * np.timedelta64(seen.step_s, "s")
         local = local_time(np.concatenate([seen.ticks[first:], future]), seen.timezone)
@@ -146,7 +150,7 @@ class FeatureBuilder:
 
         Only stations that training saw are neighbours: one that opens later must not change the others' features.
         """
-        if self._around is None or self._around[0] is not stations:
+        if self._around is None or not _same_places(self._around[0], stations):
             lat, lon = stations.lat, stations.lon
             north = distance_m(np.full_like(lat, self.middle[0]), lon, lat, lon) * np.sign(lat - self.middle[0])
             east = distance_m(lat, np.full_like(lon, self.middle[1]), lat, lon) * np.sign(lon - self.middle[1])
@@ -266,6 +270,14 @@ class FeatureBuilder:
         first, last = np.maximum(since - sight.first, 0), to - sight.first
         found: Floats = (summed[last, station] - summed[first, station]).astype(np.float32)
         return found
+
+
+def _same_places(one: Stations, other: Stations) -> bool:
+    """Whether these are the same stations, in the same order, at the same positions."""
+    if one is other:
+        return True
+    same = np.array_equal(one.lat, other.lat, equal_nan=True) and np.array_equal(one.lon, other.lon, equal_nan=True)
+    return same and one.id == other.id
 
 
 def _values(panel: Panel, channel: int, tick: Indices, station: Indices) -> Floats:

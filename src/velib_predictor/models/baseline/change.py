@@ -159,8 +159,9 @@ class ChangeModel(Forecaster):
         pmf = np.empty((len(k), horizons, len(self.targets), size), dtype=np.float32)
         places = self.places(seen)
         most = np.repeat(k.astype(np.int64), horizons)
+        sight: Sight | None = None
         for target, model in enumerate(self.targets):
-            sight = model.builder.sight(seen, places, self.spec.horizon_ticks[-1])
+            sight = model.builder.sight(seen, places, self.spec.horizon_ticks[-1], sight)
             features = model.builder.all_rows(sight, self.spec.horizon_ticks)
             unit = np.tile(model.scale, len(k))
             change = np.mean([regression.predict(features) for regression in model.change], axis=0) * unit
