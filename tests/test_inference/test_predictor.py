@@ -125,7 +125,7 @@ def tiny_fits() -> Iterator[None]:
         patch.setattr(f"{baseline}.linear._SPREAD_ROUNDS", 4)
         patch.setattr(f"{baseline}.linear.XGBoost.most_rows", 6000)
         patch.setattr(f"{baseline}.linear.Linear.most_rows", 6000)
-        patch.setattr(f"{baseline}.queueing._ROWS", 200, raising=False)
+        patch.setattr(f"{baseline}.queueing.ROWS", 200)
         yield
 
 
