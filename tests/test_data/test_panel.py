@@ -45,7 +45,7 @@ class City:
             rows = [
                 {"station_key": keys[row["station"]], "observed_at": row["at"]}
                 | {name: row.get(name) for name in (*CHANNELS, *FLAGS)}
-                for row in self.rows
+                for row in sorted(self.rows, key=lambda row: (row["at"], row["station"]))  # as a collector writes
             ]
             if rows:
                 connection.execute(insert(StationStatus), rows)
