@@ -174,7 +174,7 @@ def _choice(count: npt.NDArray[Any], edge: Any) -> npt.NDArray[Any]:
 
 def _network(moves: Floats, exposure: Floats) -> Floats:
     """Moves per tick of all stations together, float32[direction, day_type, slot, 1]; hours never seen are average."""
-    rates = moves.sum(axis=(1, 2), keepdims=True) / np.maximum(exposure.sum(axis=(1, 2), keepdims=True), 1)
+    rates: Floats = moves.sum(axis=(1, 2), keepdims=True) / np.maximum(exposure.sum(axis=(1, 2), keepdims=True), 1)
     for axes in ((1,), ()):
         rates = rates * (_sum(moves, axes) + _NETWORK_MOVES) / (_sum(exposure, axes) * rates + _NETWORK_MOVES)
     return rates

@@ -21,12 +21,13 @@ _LEAST_TUNED_DAYS = 3.0
 _DEFAULT = Shape(drift=0.8, gross=1.5, crowding=0.1, pull=0.3, edge=1.0)
 """For shorter history: it cannot tell chance from shape (measured on a day of Vélib', 4 November 2024)."""
 _GRID: dict[str, tuple[float, ...]] = {
-    "gross": (0.75, 1.0, 1.25, 1.5, 2.0, 2.5, 3.0),
+    "gross": (1.0, 1.5, 2.0, 2.5, 3.0),
     "crowding": (0.0, 0.1, 0.2, 0.4),
-    "pull": (0.0, 0.3, 0.6, 1.0),
-    "edge": (0.0, 0.5, 1.0, 2.0),
-    "drift": (0.4, 0.6, 0.8, 0.9, 1.0, 1.1),
+    "pull": (0.0, 0.3, 0.6),
+    "edge": (0.0, 1.0),
+    "drift": (0.6, 0.8, 0.9, 1.0, 1.1),
 }
+"""Searched one after the other, twice."""
 
 
 class Queueing(Forecaster):
