@@ -86,14 +86,15 @@ def towns(draw: st.DrawFn) -> list[Place]:
     return draw(st.lists(lattice | anywhere | unknown, max_size=12))
 
 
-@given(towns(), st.integers(0, 14))
-def test_neighbours_are_those_of_a_slow_search(places: list[Place], count: int) -> None:
+@given(towns(), st.integers(0, 14), st.none() | st.integers(0, 2**12 - 1))
+def test_neighbours_are_those_of_a_slow_search(places: list[Place], count: int, chosen: int | None) -> None:
     lat, lon = (np.array([place[axis] for place in places], dtype=np.float64) for axis in (0, 1))
-    found = nearest(lat, lon, count)
+    able = [chosen is None or bool(chosen >> n & 1) for n in range(len(places))]
+    found = nearest(lat, lon, count, None if chosen is None else np.array(able, dtype=bool))
     assert found.shape == (len(places), count)
     assert found.dtype == np.int64
     for n, place in enumerate(places):
-        others = [m for m, other in enumerate(places) if m != n and not math.isnan(sum(place) + sum(other))]
+        others = [m for m, other in enumerate(places) if m != n and able[m] and not math.isnan(sum(place) + sum(other))]
         others.sort(key=lambda m: (metres(place, places[m]), m))
         assert found[n].tolist() == [*others[:count], *[-1] * (count - len(others))]
 

@@ -20,8 +20,8 @@ def nearest(
 ) -> npt.NDArray[np.int64]:
     """The `count` nearest others of each place, nearest first, int64[place, neighbour]; -1 where there are fewer.
 
-    A place whose position is not known (NaN) has none and is nobody's; one that is not among the candidates, bool[place],
-    is nobody's. Ties go to the lower index.
+    A place whose position is not known (NaN) has none and is nobody's; one that is not among the candidates,
+    bool[place], is nobody's. Ties go to the lower index.
     """
     places = len(lat)
     found = np.full((places, count), -1, dtype=np.int64)
