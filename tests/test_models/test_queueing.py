@@ -111,7 +111,7 @@ def test_changes_that_are_not_trusted_or_of_closed_stations_teach_nothing(city: 
 
 def _arrays(panel: Panel) -> tuple[npt.NDArray[np.float32], ...]:
     tally = Tally.of(panel, BIKES, deal(panel))
-    return tally.moves, tally.exposure, tally.levels, tally.range
+    return tally.moves, tally.exposure, tally.levels, tally.largest
 
 
 def test_a_factor_on_gross_rates_leaves_the_drift_at_the_usual_level_alone() -> None:

@@ -70,14 +70,14 @@ class Tally:
         moves, exposure: counts up and down, and ticks in which such moves were possible,
             float32[direction, fold, day_type, slot, station].
         levels: sum of the counts, and how many they were, float32[2, fold, day_type, slot, station].
-        range: largest count of each station, float32[station].
+        largest: largest count of each station, float32[station].
         step_min: length of a slot.
     """
 
     moves: Floats
     exposure: Floats
     levels: Floats
-    range: Floats
+    largest: Floats
     step_min: int
 
     @classmethod
@@ -114,7 +114,7 @@ class Tally:
     @property
     def ranges(self) -> Floats:
         """Ranges of all stations, and a middle one for those that are not known, float32[station + 1]."""
-        return np.append(self.range, np.median(self.range)).astype(np.float32)
+        return np.append(self.largest, np.median(self.largest)).astype(np.float32)
 
     def rates(self, without: int | None = None) -> Rates:
         """Rates from all folds but one."""
@@ -126,9 +126,10 @@ class Tally:
         for axes, prior in _LEVELS:
             seen, expected = _sum(moves, axes), _sum(exposure * rates, axes)
             rates = rates * (seen + prior) / (expected + prior)
-        usual = total.sum(axis=(0, 1)) / np.maximum(weight.sum(axis=(0, 1)), 1)
-        usual = (_sum(total, (0,)) + _LEVEL_TICKS * usual) / (_sum(weight, (0,)) + _LEVEL_TICKS)
-        usual = (total + _LEVEL_TICKS * usual) / (weight + _LEVEL_TICKS) / self.range
+        total = total / self.largest
+        usual = np.full(1, total.sum() / max(weight.sum(), 1), dtype=np.float32)
+        for axes in ((0, 1), (0,), ()):
+            usual = (_sum(total, axes) + _LEVEL_TICKS * usual) / (_sum(weight, axes) + _LEVEL_TICKS)
         return Rates(_with_new(rates, network), _with_new(usual, usual.mean(axis=-1, keepdims=True)))
 
 

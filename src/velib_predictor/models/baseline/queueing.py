@@ -82,7 +82,7 @@ class Queueing(Forecaster):
         truth, known = train.counts[future, station, channel][ahead], use[future, station][ahead]  # [horizon, row]
         ahead_known = np.maximum(known.sum(axis=1), 1)
         moves, usual = self._held_out(train, tally, folds, future[:-1], station)
-        now, ranges = train.counts[tick, station, channel], tally.range[station]
+        now, ranges = train.counts[tick, station, channel], tally.largest[station]
 
         def score(shape: Shape) -> npt.NDArray[np.float64]:
             up, down = attempts(moves, usual, shape)
