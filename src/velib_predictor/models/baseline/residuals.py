@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from velib_predictor.forecast.pmf import from_changes
+from velib_predictor.models.baseline.shrinkage import drawn
 
 Floats = npt.NDArray[np.float32]
 REACH = 40
@@ -61,9 +62,9 @@ class ResidualHistograms:
         cell = (*_cells(edges, predicted, whole, spread, now, room), deviation)
         counts = np.bincount(np.ravel_multi_index(cell, shape), minlength=int(np.prod(shape))).reshape(shape)
         everything = counts.sum(axis=(0, 1, 2, 3), keepdims=True) + 1e-3
-        by_spread = _drawn(counts.sum(axis=(1, 2, 3), keepdims=True), everything / everything.sum())
-        by_kind = _drawn(counts.sum(axis=(2, 3), keepdims=True), by_spread)
-        return cls(edges, _drawn(counts, by_kind).astype(np.float32))
+        by_spread = drawn(counts.sum(axis=(1, 2, 3), keepdims=True), everything / everything.sum(), _PRIOR_ROWS)
+        by_kind = drawn(counts.sum(axis=(2, 3), keepdims=True), by_spread, _PRIOR_ROWS)
+        return cls(edges, drawn(counts, by_kind, _PRIOR_ROWS).astype(np.float32))
 
     def pmf(
         self, predicted: Floats, spread: Floats, now: npt.NDArray[np.int64], k: npt.NDArray[np.int64], size: int
@@ -92,11 +93,3 @@ def _cells(
     )
     levels = (np.searchsorted(_LEVEL_EDGES, value, side="right") for value in (now, room))
     return (np.searchsorted(edges, spread), kind, *levels)
-
-
-def _drawn(counts: npt.NDArray[np.int64], towards: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Shares of the counts, drawn towards coarser ones by a fixed number of rows."""
-    drawn: npt.NDArray[np.float64] = (counts + _PRIOR_ROWS * towards) / (
-        counts.sum(axis=-1, keepdims=True) + _PRIOR_ROWS
-    )
-    return drawn
