@@ -146,7 +146,7 @@ class XGBoost(ChangeModel):
 
     name = "xgboost"
     regression: ClassVar[type[Regression]] = Trees
-    most_rows = 600_000
+    most_rows = 300_000
 
     @classmethod
     def suffix(cls) -> str:
