@@ -94,11 +94,11 @@ def test_the_way_down_and_up_again(database: Database) -> None:
     database.require_current()
 
 
-def test_sqlite_keeps_the_two_large_tables_without_rowid(sqlite_url: str) -> None:
+def test_sqlite_keeps_the_large_tables_without_rowid(sqlite_url: str) -> None:
     database = Database(sqlite_url)
     with database.read() as connection:
         rows = connection.execute(text("SELECT name FROM sqlite_master WHERE sql LIKE '%WITHOUT ROWID%'")).scalars()
-        assert set(rows) == {"station_status", "poll"}
+        assert set(rows) == {"station_status", "poll", "score"}
     database.close()
 
 

@@ -7,7 +7,7 @@ column carries its meaning in `comment`.
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import BigInteger, CheckConstraint, Dialect, ForeignKey, Index, SmallInteger, String
+from sqlalchemy import BigInteger, CheckConstraint, Dialect, ForeignKey, Index, LargeBinary, SmallInteger, String
 from sqlalchemy import DateTime as SqlDateTime
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.types import TypeDecorator, TypeEngine
@@ -149,3 +149,41 @@ class ImportedFile(Base):
     rows_done: Mapped[int] = mapped_column(BigInteger, default=0, comment="rows of the file that are stored for good")
     rows_total: Mapped[int] = mapped_column(BigInteger, comment="rows of the file")
     finished_at: Mapped[datetime | None] = mapped_column(comment="null while unfinished")
+
+
+class Issue(Base):
+    """A stored forecast of a whole system: one an issue time, with all that is needed to answer from it."""
+
+    __tablename__ = "issue"
+
+    system_key: Mapped[int] = mapped_column(ForeignKey("system.key"), primary_key=True, comment="the system")
+    issued_at: Mapped[datetime] = mapped_column(primary_key=True, comment="the origin: what was known then was used")
+    made_at: Mapped[datetime] = mapped_column(comment="when it was computed")
+    observed_at: Mapped[datetime | None] = mapped_column(comment="newest observation that it used; null: none")
+    model: Mapped[str] = mapped_column(comment="the model that was asked")
+    version: Mapped[str | None] = mapped_column(comment="its version: the time of its training; null: never trained")
+    state: Mapped[str] = mapped_column(comment="fresh, stale or degraded, as a whole")
+    reason: Mapped[str | None] = mapped_column(comment="why it is not fresh, in words")
+    body: Mapped[bytes] = mapped_column(
+        LargeBinary, comment="stations, what was there, and distributions in 8 bits (safetensors, Zstandard)"
+    )
+
+
+class Score(Base):
+    """How good a stored issue turned out to be: sums over its stations, a row a target and horizon."""
+
+    __tablename__ = "score"
+    __table_args__ = {"sqlite_with_rowid": False}  # noqa: RUF012 - SQLAlchemy reads it as it stands
+
+    system_key: Mapped[int] = mapped_column(ForeignKey("system.key"), primary_key=True, comment="the system")
+    issued_at: Mapped[datetime] = mapped_column(primary_key=True, comment="the issue")
+    target: Mapped[str] = mapped_column(primary_key=True, comment="bikes, mechanical, ebikes or docks")
+    horizon_s: Mapped[int] = mapped_column(primary_key=True, comment="seconds ahead")
+    model: Mapped[str] = mapped_column(comment="the model that was asked")
+    rows: Mapped[int] = mapped_column(comment="stations that count: open at the origin, and the truth is known")
+    fallback: Mapped[int] = mapped_column(comment="of these, forecast by a fallback")
+    rps: Mapped[float] = mapped_column(comment="sum of ranked probability scores, bikes")
+    rps_persistence: Mapped[float] = mapped_column(comment="the same of what was there at the origin")
+    brier: Mapped[float] = mapped_column(comment="sum of Brier scores of P(at least one)")
+    error: Mapped[float] = mapped_column(comment="sum of absolute errors of the median")
+    covered_80: Mapped[int] = mapped_column(comment="truths within the central 80 % interval")

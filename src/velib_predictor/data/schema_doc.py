@@ -6,9 +6,28 @@ from sqlalchemy import CheckConstraint, Column, ForeignKeyConstraint, Index, Tab
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.sql.schema import ColumnCollectionConstraint
 
-from velib_predictor.data.schema import Base, ImportedFile, Poll, Station, StationStatus, StationVersion, System
+from velib_predictor.data.schema import (
+    Base,
+    ImportedFile,
+    Issue,
+    Poll,
+    Score,
+    Station,
+    StationStatus,
+    StationVersion,
+    System,
+)
 
-_TABLES: tuple[type[Base], ...] = (StationStatus, Poll, System, Station, StationVersion, ImportedFile)
+_TABLES: tuple[type[Base], ...] = (
+    StationStatus,
+    Poll,
+    System,
+    Station,
+    StationVersion,
+    ImportedFile,
+    Issue,
+    Score,
+)
 
 _INTRODUCTION = """\
 # The stored data

@@ -3,7 +3,7 @@
 import csv
 import io
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -13,8 +13,8 @@ import numpy.typing as npt
 from velib_predictor.data.panel import Panel
 from velib_predictor.forecast import pmf as algebra
 from velib_predictor.forecast.forecast import Forecast
-from velib_predictor.utils.errors import UsageError
-from velib_predictor.utils.temporal import format_duration, format_time, from_micros
+from velib_predictor.inference.issue import shares
+from velib_predictor.utils.temporal import format_time, from_micros
 
 COLUMNS = (
     "system_id", "model", "station_id", "code", "name", "lat", "lon", "issued_at", "target_at", "target", "now", "k",
@@ -39,25 +39,17 @@ def at_time(forecast: Forecast, panel: Panel, when: datetime) -> Probabilities:
     Raises:
         UsageError: `when` lies before the origin or beyond the longest horizon.
     """
-    ahead = when - issued_at(forecast)
-    horizons = (timedelta(0), *forecast.spec.horizons)
-    if not timedelta(0) <= ahead <= horizons[-1]:
-        raise UsageError(
-            f"{format_time(when)} cannot be forecast: forecasts issued at {format_time(issued_at(forecast))} reach to "
-            f"{format_duration(horizons[-1])} after it"
-        )
-    after = next(place for place, horizon in enumerate(horizons) if horizon >= ahead)
-    if horizons[after] == ahead and after:
-        return forecast.pmf[0, :, after - 1]
-    before = max(after - 1, 0)
-    share = (ahead - horizons[before]) / (horizons[max(after, 1)] - horizons[before])
-    later = forecast.pmf[0, :, max(after, 1) - 1]
-    if before:
-        return algebra.mix([forecast.pmf[0, :, before - 1], later], [1 - share, share])
+    mixed = []
+    for place, _ in (parts := shares(forecast.spec, issued_at(forecast), when)):
+        mixed.append(forecast.pmf[0, :, place] if place >= 0 else _now(forecast, panel))
+    return algebra.mix(mixed, [share for _, share in parts]) if len(parts) > 1 else mixed[0]
+
+
+def _now(forecast: Forecast, panel: Panel) -> Probabilities:
+    """What was there at the origin, as certain; where that is not known, the first horizon's forecast."""
     counts = np.clip(panel.counts[-1][:, forecast.spec.channels], 0, forecast.k[0][:, None])
     seen = panel.observed[-1][:, forecast.spec.channels]
-    now = np.where(seen[..., None], algebra.point(counts, forecast.pmf.shape[-1]), later)
-    return algebra.mix([now, later], [1 - share, share])
+    return np.where(seen[..., None], algebra.point(counts, forecast.pmf.shape[-1]), forecast.pmf[0, :, 0])
 
 
 def records(

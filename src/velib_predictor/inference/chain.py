@@ -1,0 +1,81 @@
+"""The chain that always answers: the model, else what is usual, else what was last there; and it says which."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from velib_predictor.data.panel import Panel
+from velib_predictor.forecast import pmf as algebra
+from velib_predictor.forecast.forecast import Forecast, ForecastSpec
+from velib_predictor.inference.issue import Source
+from velib_predictor.models.base import Forecaster
+
+DAY_S = 86_400
+
+
+class Link(NamedTuple):
+    """A fitted model and what it counts as in the chain."""
+
+    source: Source
+    model: Forecaster
+
+
+class Chain:
+    """Forecasts from the first link that knows a station; at the end stands what was last seen there within a day.
+
+    Args:
+        spec: of the answer; links of another specification are left out by whoever makes the chain.
+        links: in order of trust.
+        name: of the answer's model, where there is no link.
+    """
+
+    def __init__(self, spec: ForecastSpec, links: Sequence[Link], name: str = "persistence") -> None:
+        self.spec = spec
+        self.links = tuple(links)
+        self.name = links[0].model.name if links and links[0].source is Source.MODEL else name
+        day = DAY_S // max(int(spec.step.total_seconds()), 1)
+        self.lookback = max([day, *(link.model.lookback for link in links)])
+        """Ticks before an origin that an answer reads."""
+
+    def forecast(self, panel: Panel) -> tuple[Forecast, npt.NDArray[np.uint8]]:
+        """The forecast from the panel's last tick, and where each number came from, uint8[station, target]."""
+        answers = [
+            *((link.source, next(link.model.predict(panel, panel.ticks[-1:]))) for link in self.links),
+            (Source.PERSISTENCE, self._last_seen(panel)),
+        ]
+        size = max(answer.pmf.shape[-1] for _, answer in answers)
+        k = np.maximum.reduce([answer.k for _, answer in answers])  # [origin, station]
+        first = answers[0][1]
+        pmf = np.zeros((*first.pmf.shape[:-1], size), dtype=np.float32)
+        source = np.full(first.known.shape[1:], Source.NONE, dtype=np.uint8)  # [station, target]
+        for link, answer in answers:
+            takes = answer.known[0] & (source == Source.NONE)
+            source[takes] = link
+            if takes.all():
+                pmf[..., : answer.pmf.shape[-1]] = answer.pmf
+                break
+            station, target = np.nonzero(takes)
+            pmf[0, station, :, target, : answer.pmf.shape[-1]] = answer.pmf[0, station, :, target]
+        known = source[None] != Source.NONE
+        mixed = Forecast(self.spec, self.name, first.origins, first.stations, pmf, k, known)
+        # Bikes and e-bikes of one station may come from different links: only then their order is in doubt.
+        return (mixed.ordered() if (source != source[:, :1]).any() else mixed), source
+
+    def _last_seen(self, panel: Panel) -> Forecast:
+        """All probability on what was last observed within a day."""
+        day = DAY_S // panel.step_s + 1
+        seen = panel.observed[-day:][:, :, self.spec.channels]  # [tick, station, target]
+        counts = panel.counts[-day:][:, :, self.spec.channels]
+        back = np.argmax(seen[::-1], axis=0)  # ticks since, [station, target]
+        last = np.take_along_axis(counts[::-1], back[None], axis=0)[0]
+        known = seen.any(axis=0)
+        sizes = np.maximum(panel.capacity[-1], panel.totals()[-day:].max(axis=0))
+        k = np.maximum(np.maximum(sizes, np.where(known, last, 0).max(axis=1)), 1).astype(np.int16)  # [station]
+        pmf = algebra.point(np.where(known, last, 0), int(k.max()) + 1)[:, None]  # [station, 1, target, count]
+        pmf = np.where(known[:, None, :, None], pmf, np.float32(0))
+        pmf = np.broadcast_to(pmf, (len(k), len(self.spec.horizons), *pmf.shape[2:]))
+        return Forecast(
+            self.spec, "persistence", panel.ticks[-1:], panel.stations.id, pmf[None], k[None], known[None]
+        )

@@ -1,0 +1,1 @@
+"""A synthetic city with known rates: stations, riders, trucks and weather; it speaks GBFS over HTTP."""

@@ -1,0 +1,65 @@
+"""Simulated time at any speed."""
+
+import threading
+import time
+from collections.abc import Callable
+from datetime import datetime, timedelta
+
+from velib_predictor.utils.errors import UsageError
+
+
+class Clock:
+    """Simulated time: start + speed * what the monotonic clock has moved since. Safe to use from several threads.
+
+    Args:
+        start: aware; the time when the clock is made.
+        speed: simulated seconds a second; 0 stands still until `speed` or `set` moves it.
+        monotonic: a clock in seconds, for tests.
+    """
+
+    def __init__(
+        self, start: datetime, speed: float = 1.0, *, monotonic: Callable[[], float] = time.monotonic
+    ) -> None:
+        if start.tzinfo is None:
+            raise UsageError("a simulated clock starts at a time with an offset from UTC")
+        self._monotonic = monotonic
+        self._lock = threading.Lock()
+        self._speed = _checked(speed)
+        self._at, self._since = start, monotonic()
+
+    def now(self) -> datetime:
+        """The simulated time."""
+        with self._lock:
+            return self._now()
+
+    @property
+    def speed(self) -> float:
+        """Simulated seconds a second. When it is changed, time goes on from where it is."""
+        return self._speed
+
+    @speed.setter
+    def speed(self, speed: float) -> None:
+        speed = _checked(speed)
+        with self._lock:
+            self._at, self._since = self._now(), self._monotonic()
+            self._speed = speed
+
+    def set(self, at: datetime) -> None:
+        """Jump forward to a time.
+
+        Raises:
+            UsageError: it is past; a city does not live backwards.
+        """
+        with self._lock:
+            if at < self._now():
+                raise UsageError("the clock of a city cannot be turned back")
+            self._at, self._since = at, self._monotonic()
+
+    def _now(self) -> datetime:
+        return self._at + timedelta(seconds=self._speed * (self._monotonic() - self._since))
+
+
+def _checked(speed: float) -> float:
+    if not 0 <= speed <= 1e6:
+        raise UsageError(f"a clock's speed lies in 0..1000000, not {speed}")
+    return speed
