@@ -17,9 +17,7 @@ class Clock:
         monotonic: a clock in seconds, for tests.
     """
 
-    def __init__(
-        self, start: datetime, speed: float = 1.0, *, monotonic: Callable[[], float] = time.monotonic
-    ) -> None:
+    def __init__(self, start: datetime, speed: float = 1.0, *, monotonic: Callable[[], float] = time.monotonic) -> None:
         if start.tzinfo is None:
             raise UsageError("a simulated clock starts at a time with an offset from UTC")
         self._monotonic = monotonic

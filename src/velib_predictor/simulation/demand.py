@@ -82,7 +82,7 @@ class Demand:
         )
 
     def rates(self, first: int, last: int) -> Doubles:
-        """Riders a minute in the network, float64[minute, purpose], of minutes since 1970 from `first` to before `last`."""
+        """Riders a minute in the network, float64[minute, purpose], from the minute `first` to before `last`."""
         minutes = np.arange(first, last)
         kind, local = self.local(minutes)
         hours = np.arange(first // 60, (last - 1) // 60 + 1)

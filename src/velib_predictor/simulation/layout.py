@@ -177,4 +177,5 @@ def _codes(north: Doubles, east: Doubles) -> tuple[str, ...]:
 
 def _names(count: int, random: np.random.Generator) -> tuple[str, ...]:
     first, second = random.integers(0, len(_STREETS), (2, count))
-    return tuple(f"{_STREETS[a]} - {_STREETS[b]}" if a != b else f"Place {_STREETS[a]}" for a, b in zip(first, second))
+    pairs = zip(first.tolist(), second.tolist(), strict=True)
+    return tuple(f"{_STREETS[a]} - {_STREETS[b]}" if a != b else f"Place {_STREETS[a]}" for a, b in pairs)

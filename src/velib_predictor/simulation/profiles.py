@@ -1,4 +1,4 @@
-"""When people ride for what: riders by local hour, purpose and kind of day. The shapes follow what is known of Vélib'."""
+"""When people ride for what: riders by local hour, purpose and kind of day, shaped after Vélib'."""
 
 from typing import NamedTuple
 

@@ -3,7 +3,7 @@
 A *cell* is a station of one copy, numbered draw * stations + station.
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Self
 
 import numpy as np
@@ -40,10 +40,10 @@ class State:
 
     def copy(self) -> Self:
         """A copy that can go its own way."""
-        values = {f.name: getattr(self, f.name) for f in fields(self)}
-        return type(self)(**{k: v.copy() if isinstance(v, np.ndarray) else v for k, v in values.items()})
+        arrays = (f.name for f in fields(self) if isinstance(getattr(self, f.name), np.ndarray))
+        return replace(self, **{name: getattr(self, name).copy() for name in arrays})
 
     @property
     def fleet(self) -> int:
         """All bikes there are; it never changes."""
-        return int(self.bikes.sum() + self.broken.sum()) + self.rides.shape[1]
+        return int(self.bikes.sum()) + int(self.broken.sum()) + int(self.rides.shape[1])

@@ -53,15 +53,17 @@ class Climate:
         """The weather that comes, by hours since 1970-01-01 UTC."""
         return self._weather(hours, np.zeros(len(hours)), np.zeros(len(hours)))
 
-    def forecast(self, hours: Hours, issued_at: int) -> Weather:
-        """The weather as it was forecast at the hour `issued_at`; hours before it are as they were.
+    def forecast(self, hours: Hours, issued_at: int | Hours) -> Weather:
+        """The weather as it was forecast at the hour `issued_at` (or int64[hour], one for each).
 
-        The error's standard deviation grows with the square root of the lead.
+        Hours up to then are as they were. The error's standard deviation grows with the square root of the lead; a
+        new forecast is issued every three hours.
         """
-        issue = issued_at - issued_at % ISSUED_EVERY_H
-        lead = np.maximum(hours - issue, 0) * (hours > issued_at)
+        now = np.broadcast_to(issued_at, hours.shape)
+        issue = now - now % ISSUED_EVERY_H
+        lead = (hours - issue) * (hours > now)
         size = np.minimum(_ERROR_AT_DAY * np.sqrt(lead / _DAY_H), _LONGEST_ERROR)
-        return self._weather(hours, np.full(len(hours), float(issue)), size)
+        return self._weather(hours, issue.astype(np.float64), size)
 
     def _weather(self, hours: Hours, issue: Doubles, error: Doubles) -> Weather:
         hour = hours.astype(np.float64)
