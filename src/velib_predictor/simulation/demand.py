@@ -31,6 +31,7 @@ _CLIMB_M = 70.0
 _RIDE_M_MIN = 165.0  # as the crow flies
 _HANDLING_MIN = 2.0
 _ELECTRIC, _FLEXIBLE, _WALKS, _BREAKS = 0.5, 0.85, 0.6, 0.0016
+_LEAST = 0.04  # some ride in any weather
 WORKDAY, SATURDAY, SUNDAY = range(3)
 """Kinds of day; a public holiday is a Sunday."""
 
@@ -104,7 +105,8 @@ class Demand:
         weather = self.climate.actual(hours)
         rain = 1 - np.exp(-weather.rain_mm / 0.6)
         cold = np.clip((10.0 - weather.temperature_c) / 20.0, 0, 0.6)
-        return np.asarray((1 - np.outer(rain, 0.7 * self.exposed)) * (1 - np.outer(cold, 0.6 * self.exposed)))
+        left = (1 - np.outer(rain, 0.6 * self.exposed)) * (1 - np.outer(cold, 0.6 * self.exposed))
+        return np.maximum(left, _LEAST)
 
     def riders(self, first: int, last: int, draws: int, random: Random) -> tuple[Ints, npt.NDArray[np.int64]]:
         """Draw who wants to ride from minute `first` to before `last`, independently in `draws` copies of the city.

@@ -68,10 +68,10 @@ def write_history(
         raise UsageError(f"the simulation stands at {simulation.now}, and its history cannot begin at {start}")
     folder.mkdir(parents=True, exist_ok=True)
     pq.write_table(stations_table(simulation.city), folder / "stations.parquet", compression="zstd")
-    status, polls = folder / "status.parquet", folder / "polls.parquet"
+    partial = [folder / f".{name}.partial" for name in ("status", "polls")]
     with (
-        pq.ParquetWriter(status, _STATUS, compression="zstd") as rows,
-        pq.ParquetWriter(polls, _POLLS, compression="zstd") as ledger,
+        pq.ParquetWriter(partial[0], _STATUS, compression="zstd") as rows,
+        pq.ParquetWriter(partial[1], _POLLS, compression="zstd") as ledger,
     ):
         writer = _Days(simulation.city, rows, ledger)
         total = -((start - end) // every)
@@ -81,6 +81,8 @@ def write_history(
             if progress is not None and poll % 12 == 0:
                 progress("history", poll, total)
         writer.flush()
+    for written, name in zip(partial, ("status", "polls"), strict=True):
+        written.replace(folder / f"{name}.parquet")  # what is interrupted leaves no file that looks whole
     simulation.advance(end)
     return simulation
 
