@@ -35,7 +35,7 @@ class CityConfig:
     seed: int = 1
     riders_a_station: float = 80.0
     capacity_median: float = 29.0
-    fill: float = 0.42
+    fill: float = 0.40
     ebikes: float = 0.42
     stations_a_truck: int = 50
     timezone: str = "Europe/Paris"

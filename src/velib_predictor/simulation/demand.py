@@ -20,9 +20,10 @@ Doubles = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int32]
 Random = np.random.Generator
 
-MINUTE, FROM, TO, RIDE, KIND, FLEXIBLE, WALKS, BREAKS, TRIES = range(9)
-"""Fields of a rider: minute of wish, cells from and to, minutes of riding, kind preferred, three 0/1 traits, tries."""
-FIELDS = 9
+MINUTE, TO, KIND, BREAKS, TRIES, FROM, RIDE, FLEXIBLE, WALKS = range(9)
+"""Fields of a rider: minute of wish, cell to, kind preferred, whether the bike breaks, tries; cell from, minutes of
+riding, whether another kind will do, and another station. Of a ride the first five remain; its minute is arrival."""
+FIELDS, RIDE_FIELDS = 9, 5
 ORIGINS, DESTINATIONS = 16_384, 512  # how many equally likely choices a table has
 
 _REACH_M = 1_900.0  # the willingness to ride falls with distance by e within this
@@ -30,7 +31,7 @@ _TOO_NEAR_M = 500.0
 _CLIMB_M = 70.0
 _RIDE_M_MIN = 165.0  # as the crow flies
 _HANDLING_MIN = 2.0
-_ELECTRIC, _FLEXIBLE, _WALKS, _BREAKS = 0.5, 0.85, 0.6, 0.0016
+_ELECTRIC, _FLEXIBLE, _WALKS, _BREAKS = 0.5, 0.85, 0.6, 0.004
 _LEAST = 0.04  # some ride in any weather
 WORKDAY, SATURDAY, SUNDAY = range(3)
 """Kinds of day; a public holiday is a Sunday."""

@@ -11,7 +11,19 @@ import numpy as np
 import numpy.typing as npt
 
 from velib_predictor.simulation.city import City
-from velib_predictor.simulation.demand import BREAKS, FLEXIBLE, FROM, KIND, MINUTE, RIDE, TO, TRIES, WALKS, Ints
+from velib_predictor.simulation.demand import (
+    BREAKS,
+    FLEXIBLE,
+    FROM,
+    KIND,
+    MINUTE,
+    RIDE,
+    RIDE_FIELDS,
+    TO,
+    TRIES,
+    WALKS,
+    Ints,
+)
 from velib_predictor.simulation.state import State
 from velib_predictor.simulation.upkeep import drive_trucks, repair, trucks_at
 
@@ -74,22 +86,25 @@ class Engine:
 
     def _end_rides(self) -> None:
         state = self.state
-        due = state.rides[MINUTE] == state.minute
-        if not due.any():
+        pieces = state.rides.pop(state.minute, None)
+        if pieces is None:
             return
-        coming, state.rides = state.rides[:, due], state.rides[:, ~due]
+        coming = np.concatenate(pieces, axis=1)
         cell = self._tried(coming[TO], coming[TRIES])
         parked = first_come(cell, state.docks)
-        at, kind, breaks = cell[parked], coming[KIND, parked], coming[BREAKS, parked] == 1
-        np.subtract.at(state.docks, at, 1)
-        np.add.at(state.bikes, (kind[~breaks], at[~breaks]), 1)
-        np.add.at(state.broken, (kind[breaks], at[breaks]), 1)
         if not parked.all():
             refused = coming[:, ~parked]
             refused[TRIES] = (refused[TRIES] + 1) % self._near.shape[1]
             refused[MINUTE] += REDIRECT_MIN
-            state.rides = np.concatenate([state.rides, refused], axis=1)
+            state.send(refused)
             state.redirected += refused.shape[1]
+            coming, cell = coming[:, parked], cell[parked]
+        state.docks -= _count(cell, len(state.docks))
+        breaks = coming[BREAKS] == 1
+        place = coming[KIND] * np.int32(len(state.docks)) + cell
+        state.bikes += _count(place[~breaks], state.bikes.size).reshape(state.bikes.shape)
+        if breaks.any():
+            state.broken += _count(place[breaks], state.bikes.size).reshape(state.bikes.shape)
 
     def _begin_rides(self, riders: Ints) -> None:
         state = self.state
@@ -110,21 +125,22 @@ class Engine:
             walkers[MINUTE] += WALK_MIN
             state.walkers = np.concatenate([state.walkers, walkers], axis=1)
             state.lost += int((~walks).sum())
-        rides = riders[:, got]
+        rides = riders[:RIDE_FIELDS, got]
         rides[KIND] = kind[got]
-        rides[MINUTE] = state.minute + np.maximum(rides[RIDE], 1)
+        rides[MINUTE] = state.minute + np.maximum(riders[RIDE, got], 1)
         rides[TRIES] = 0
-        state.rides = np.concatenate([state.rides, rides], axis=1)
+        state.send(rides)
         state.served += rides.shape[1]
 
     def _take(self, kind: Ints, cell: Ints) -> Bools:
         """Rent bikes of a kind where there are some; bool[rider]: who got one."""
         state = self.state
-        cells = state.docks.shape[0]
-        got = first_come(kind * cells + cell, state.bikes.reshape(-1))
-        at = cell[got]
-        np.subtract.at(state.bikes, (kind[got], at), 1)
-        np.add.at(state.docks, at, 1)
+        place = kind * np.int32(len(state.docks)) + cell
+        got = first_come(place, state.bikes.reshape(-1))
+        taken = _count(place[got], state.bikes.size).reshape(state.bikes.shape)
+        state.bikes -= taken
+        state.docks += taken[0]
+        state.docks += taken[1]
         return got
 
     def _tried(self, cell: Ints, tries: Ints) -> Ints:
@@ -136,6 +152,11 @@ class Engine:
         found = cell.copy()
         found[again] += self._near[station, tries[again]] - station
         return found
+
+
+def _count(cell: Ints, cells: int) -> Ints:
+    """How often each cell is named, int32[cell]."""
+    return np.bincount(cell, minlength=cells).astype(np.int32)
 
 
 def first_come(cell: Ints, room: Ints) -> Bools:

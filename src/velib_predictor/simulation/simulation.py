@@ -4,7 +4,6 @@ from datetime import datetime, timedelta
 from typing import NamedTuple, Self
 
 import numpy as np
-import numpy.typing as npt
 
 from velib_predictor.simulation.city import City
 from velib_predictor.simulation.demand import FIELDS
@@ -98,13 +97,12 @@ def _initial(city: City, minute: int) -> State:
         total[lucky] += 1
         free[lucky] -= 1
     electric = random.binomial(total, city.config.ebikes).astype(np.int32)
-    none: npt.NDArray[np.int32] = np.zeros((FIELDS, 0), dtype=np.int32)
     return State(
         minute=minute,
         bikes=np.stack([total - electric, electric]),
         broken=np.zeros((2, len(city)), dtype=np.int32),
         docks=free.astype(np.int32),
         broken_docks=np.zeros(len(city), dtype=np.int32),
-        rides=none,
-        walkers=none.copy(),
+        rides={},
+        walkers=np.zeros((FIELDS, 0), dtype=np.int32),
     )

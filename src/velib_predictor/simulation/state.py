@@ -4,10 +4,12 @@ A *cell* is a station of one copy, numbered draw * stations + station.
 """
 
 from dataclasses import dataclass, fields, replace
+from itertools import pairwise
 from typing import Self
 
 import numpy as np
 
+from velib_predictor.simulation.demand import MINUTE, RIDE_FIELDS
 from velib_predictor.simulation.layout import Ints
 
 MECHANICAL, ELECTRIC = 0, 1
@@ -22,7 +24,7 @@ class State:
         minute: since 1970-01-01 UTC.
         bikes: that can be rented, int32[kind, cell]. broken: that cannot, in a dock each, int32[kind, cell].
         docks: free ones that work, int32[cell]. broken_docks: int32[cell].
-        rides: under way, also on trucks, int32[field, ride] in the fields of riders; MINUTE is that of arrival.
+        rides: under way, also on trucks: by minute of arrival, pieces of int32[field, ride].
         walkers: on foot to another station for a bike, int32[field, rider]; MINUTE is that of the next try.
         served, lost, redirected: riders who got a bike, gave up, and found no dock, since the state was made.
     """
@@ -32,7 +34,7 @@ class State:
     broken: Ints
     docks: Ints
     broken_docks: Ints
-    rides: Ints
+    rides: dict[int, list[Ints]]
     walkers: Ints
     served: int = 0
     lost: int = 0
@@ -41,9 +43,28 @@ class State:
     def copy(self) -> Self:
         """A copy that can go its own way."""
         arrays = (f.name for f in fields(self) if isinstance(getattr(self, f.name), np.ndarray))
-        return replace(self, **{name: getattr(self, name).copy() for name in arrays})
+        rides = {minute: list(pieces) for minute, pieces in self.rides.items()}  # pieces do not change
+        return replace(self, rides=rides, **{name: getattr(self, name).copy() for name in arrays})
 
     @property
     def fleet(self) -> int:
         """All bikes there are; it never changes."""
-        return int(self.bikes.sum()) + int(self.broken.sum()) + int(self.rides.shape[1])
+        return int(self.bikes.sum()) + int(self.broken.sum()) + self.under_way
+
+    @property
+    def under_way(self) -> int:
+        """Bikes on the road."""
+        return sum(piece.shape[1] for pieces in self.rides.values() for piece in pieces)
+
+    def send(self, rides: Ints) -> None:
+        """Put rides on the road, int32[field, ride]; their MINUTE is that of arrival, and not past."""
+        if not rides.shape[1]:
+            return
+        # By 16 bits numpy sorts without comparing: several times faster.
+        order = np.argsort((rides[MINUTE] - self.minute).astype(np.int16), kind="stable")
+        rides = rides[:RIDE_FIELDS, order]
+        first, last = int(rides[MINUTE, 0]), int(rides[MINUTE, -1])
+        bounds = np.searchsorted(rides[MINUTE], np.arange(first, last + 2)).tolist()
+        for minute, (start, stop) in enumerate(pairwise(bounds), first):
+            if start < stop:
+                self.rides.setdefault(minute, []).append(rides[:, start:stop])

@@ -3,11 +3,11 @@
 import numpy as np
 
 from velib_predictor.simulation.city import City
-from velib_predictor.simulation.demand import FIELDS, KIND, MINUTE, TO, Ints
+from velib_predictor.simulation.demand import KIND, MINUTE, RIDE_FIELDS, TO, Ints
 from velib_predictor.simulation.state import State
 
 REPAIRED_AN_HOUR = 0.06  # of the broken bikes and docks, by day
-DOCK_BREAKS_AN_HOUR = 0.0011  # of the free docks
+DOCK_BREAKS_AN_HOUR = 0.0008  # of the free docks
 DOCK_REPAIRED_AN_HOUR = 0.04
 RUN_MIN, DRIVE_MIN = 20, 15
 LOAD, LEAST_LOAD = 12, 3
@@ -69,12 +69,12 @@ def drive_trucks(
         state.bikes[0, start] -= mechanical
         state.bikes[1, start] -= electric
         state.docks[start] += load
-    coming = [_rides(end, count, kind, state.minute) for kind, count in enumerate((mechanical, electric))]
-    state.rides = np.concatenate([state.rides, *coming], axis=1)
+    for kind, count in enumerate((mechanical, electric)):
+        state.send(_rides(end, count, kind, state.minute))
 
 
 def _rides(end: Ints, count: Ints, kind: int, minute: int) -> Ints:
-    rides = np.zeros((FIELDS, int(count.sum())), dtype=np.int32)
+    rides = np.zeros((RIDE_FIELDS, int(count.sum())), dtype=np.int32)
     rides[TO] = np.repeat(end, count)
     rides[KIND] = kind
     rides[MINUTE] = minute + DRIVE_MIN
