@@ -7,6 +7,8 @@ from datetime import datetime, timedelta
 
 from velib_predictor.utils.errors import UsageError
 
+_FASTEST = 1_000_000
+
 
 class Clock:
     """Simulated time: start + speed * what the monotonic clock has moved since. Safe to use from several threads.
@@ -22,7 +24,7 @@ class Clock:
             raise UsageError("a simulated clock starts at a time with an offset from UTC")
         self._monotonic = monotonic
         self._lock = threading.Lock()
-        self._speed = _checked(speed)
+        self._speed = checked_speed(speed)
         self._at, self._since = start, monotonic()
 
     def now(self) -> datetime:
@@ -37,7 +39,7 @@ class Clock:
 
     @speed.setter
     def speed(self, speed: float) -> None:
-        speed = _checked(speed)
+        speed = checked_speed(speed)
         with self._lock:
             self._at, self._since = self._now(), self._monotonic()
             self._speed = speed
@@ -57,7 +59,12 @@ class Clock:
         return self._at + timedelta(seconds=self._speed * (self._monotonic() - self._since))
 
 
-def _checked(speed: float) -> float:
-    if not 0 <= speed <= 1e6:
-        raise UsageError(f"a clock's speed lies in 0..1000000, not {speed}")
-    return speed
+def checked_speed(speed: object) -> float:
+    """A speed that a clock can have.
+
+    Raises:
+        UsageError: it is none.
+    """
+    if isinstance(speed, bool) or not isinstance(speed, int | float) or not 0 <= speed <= _FASTEST:
+        raise UsageError(f"a clock's speed is a number from 0 to {_FASTEST}, not {speed!r}")
+    return float(speed)

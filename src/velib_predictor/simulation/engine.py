@@ -41,15 +41,17 @@ class Engine:
     Args:
         state: is changed in place.
         draws: how many copies of the city the state holds.
+        since: riders are drawn from this minute on. By default whole hours are drawn wherever a run begins, so that
+            a state that was kept goes on as it would have.
     """
 
-    def __init__(self, city: City, state: State, chance: Chance, draws: int = 1) -> None:
+    def __init__(self, city: City, state: State, chance: Chance, draws: int = 1, since: int = 0) -> None:
         self.city = city
         self.state = state
         self._chance = chance
         self._draws = draws
         self._near = city.stations.near
-        self._begun = state.minute
+        self._since = since
         self._riders: tuple[Ints, npt.NDArray[np.int64]] | None = None
         self._first = self._last = state.minute  # minutes whose riders are drawn
 
@@ -76,8 +78,7 @@ class Engine:
         """Who wants a bike for the first time, int32[field, rider]. They are drawn by the hour."""
         if self._riders is None or not self._first <= minute < self._last:
             hour = minute // 60
-            # Whole hours, wherever the run is cut: the draws must not depend on it.
-            self._first, self._last = max(hour * 60, self._begun), hour * 60 + 60
+            self._first, self._last = max(hour * 60, self._since), hour * 60 + 60
             random = self._chance(RIDERS, hour)
             self._riders = self.city.demand.riders(self._first, self._last, self._draws, random)
         riders, starts = self._riders

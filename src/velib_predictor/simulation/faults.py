@@ -1,6 +1,7 @@
 """What can be made to go wrong with a feed while it runs."""
 
 import threading
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
@@ -45,6 +46,18 @@ class Faults:
             raise UsageError("truncate and vanish are shares from 0 to 1")
 
 
+def changed(before: Faults, faults: Mapping[str, Any]) -> Faults:
+    """The faults that are on after those named are set.
+
+    Raises:
+        UsageError: there is no such fault, or no such value of it.
+    """
+    known = [field.name for field in fields(Faults)]
+    if unknown := [name for name in faults if name not in known]:
+        raise UsageError(f"there is no fault {unknown[0]!r}; there are: {', '.join(known)}")
+    return replace(before, **faults)
+
+
 class FaultBox:
     """Holds the faults that are on. Safe to use from several threads."""
 
@@ -63,17 +76,18 @@ class FaultBox:
         Raises:
             UsageError: there is no such fault, or no such value of it; then nothing changes.
         """
-        known = [field.name for field in fields(Faults)]
-        if unknown := [name for name in faults if name not in known]:
-            raise UsageError(f"there is no fault {unknown[0]!r}; there are: {', '.join(known)}")
         with self._lock:
-            self._now = replace(self._now, **faults)
+            self._now = changed(self._now, faults)
             return self._now
+
+    def put(self, faults: Faults) -> None:
+        """Have exactly these on."""
+        with self._lock:
+            self._now = faults
 
     def clear(self) -> None:
         """Switch all off."""
-        with self._lock:
-            self._now = Faults()
+        self.put(Faults())
 
     def as_dict(self) -> dict[str, Any]:
         """All faults by name."""

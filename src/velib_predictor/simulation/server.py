@@ -16,8 +16,8 @@ from types import TracebackType
 from typing import Any, NamedTuple, Self
 
 from velib_predictor.simulation import gbfs, open_meteo
-from velib_predictor.simulation.clock import Clock
-from velib_predictor.simulation.faults import FaultBox, Faults
+from velib_predictor.simulation.clock import Clock, checked_speed
+from velib_predictor.simulation.faults import FaultBox, Faults, changed
 from velib_predictor.simulation.gbfs import Flavour, View
 from velib_predictor.simulation.handler import Handler
 from velib_predictor.simulation.simulation import Counts, Simulation
@@ -158,21 +158,21 @@ class CityServer:
         """Do what was posted to /control, and tell how things stand.
 
         Raises:
-            UsageError: something in it cannot be done; then faults named in it may stay as they were.
+            UsageError: something in it cannot be done; then nothing is done.
         """
         known = {"clear", "weather", "speed", "clock"}
-        weather = wishes.get("weather", {})
-        if not isinstance(weather, dict):
+        named = {name: value for name, value in wishes.items() if name not in known}, wishes.get("weather", {})
+        if not isinstance(named[1], dict):
             raise UsageError("weather is an object of faults by name")
-        if wishes.get("clear"):
-            self.faults.clear()
-            self.weather_faults.clear()
-        self.faults.set(**{name: value for name, value in wishes.items() if name not in known})
-        self.weather_faults.set(**weather)
-        if "speed" in wishes:
-            self.clock.speed = wishes["speed"]
+        boxes = self.faults, self.weather_faults
+        faults = [changed(Faults() if wishes.get("clear") else b.now, n) for b, n in zip(boxes, named, strict=True)]
+        speed = checked_speed(wishes.get("speed", self.clock.speed))
         if "clock" in wishes:
             self.clock.set(parse_time(str(wishes["clock"])))
+        if "speed" in wishes:
+            self.clock.speed = speed
+        for box, now in zip(boxes, faults, strict=True):
+            box.put(now)
         return {
             "clock": format_time(self.clock.now()),
             "speed": self.clock.speed,

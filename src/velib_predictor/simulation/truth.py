@@ -59,7 +59,7 @@ def truth(
     minute = to_micros(at) // MINUTE_US
     random = np.random.default_rng([city.config.seed, seed, minute])
     state = _drawn(city, minute, np.array([mechanical, ebikes], dtype=np.int32), np.asarray(docks), draws, random)
-    engine = Engine(city, state, lambda _stream, _index: random, draws)
+    engine = Engine(city, state, lambda _stream, _index: random, draws, since=minute)
     size = int(city.stations.capacity.max()) + 1
     found = np.zeros((len(city), len(horizons), len(TARGETS), size), dtype=np.float32)
     ahead = [horizon // timedelta(minutes=1) for horizon in horizons]

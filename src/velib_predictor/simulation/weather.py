@@ -18,8 +18,7 @@ _DAY_H, _YEAR_H = 24.0, 8_766.0
 _WET = 1.05  # how high the process must be for rain: about 15 % of hours
 _RAIN_MM = 1.6
 ISSUED_EVERY_H = 3
-_ERROR_AT_DAY = 0.75  # standard deviation of the forecast's error at a lead of a day, in those of the weather
-_LONGEST_ERROR = 1.2
+_SKILL_H = 130.0  # a forecast's correlation with the weather falls by e within this lead
 
 
 class Weather(NamedTuple):
@@ -51,23 +50,25 @@ class Climate:
 
     def actual(self, hours: Hours) -> Weather:
         """The weather that comes, by hours since 1970-01-01 UTC."""
-        return self._weather(hours, np.zeros(len(hours)), np.zeros(len(hours)))
+        return self._weather(hours, np.zeros(len(hours)), np.ones(len(hours)))
 
     def forecast(self, hours: Hours, issued_at: int | Hours) -> Weather:
         """The weather as it was forecast at the hour `issued_at` (or int64[hour], one for each).
 
-        Hours up to then are as they were. The error's standard deviation grows with the square root of the lead; a
-        new forecast is issued every three hours.
+        Hours up to then are as they were. The error grows, at first as the square root of the lead; a forecast is as
+        often wet or warm as the weather. A new one is issued every three hours.
         """
         now = np.broadcast_to(issued_at, hours.shape)
         issue = now - now % ISSUED_EVERY_H
         lead = (hours - issue) * (hours > now)
-        size = np.minimum(_ERROR_AT_DAY * np.sqrt(lead / _DAY_H), _LONGEST_ERROR)
-        return self._weather(hours, issue.astype(np.float64), size)
+        return self._weather(hours, issue.astype(np.float64), np.exp(-lead / _SKILL_H))
 
-    def _weather(self, hours: Hours, issue: Doubles, error: Doubles) -> Weather:
+    def _weather(self, hours: Hours, issue: Doubles, skill: Doubles) -> Weather:
         hour = hours.astype(np.float64)
-        wet, warm, wind = (self._process(i, hour) + error * self._process(i + 3, hour, issue) for i in range(3))
+        wet, warm, wind = (self._process(i, hour) for i in range(3))
+        if (skill < 1).any():
+            noise, wrong = np.sqrt(1 - skill**2), (self._process(i, hour, issue) for i in range(3, 6))
+            wet, warm, wind = (skill * p + noise * w for p, w in zip((wet, warm, wind), wrong, strict=True))
         rain = _RAIN_MM * np.maximum(wet - _WET, 0) ** 1.5
         season = np.cos(2 * np.pi * (hour / _YEAR_H - 0.55))  # warmest in mid-July
         daily = np.cos(2 * np.pi * (hour - 14.0) / _DAY_H)
