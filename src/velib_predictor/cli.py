@@ -6,7 +6,7 @@ import sys
 import typer
 
 from velib_predictor import __version__
-from velib_predictor.commands import collect, database, doctor, forecast, transfer
+from velib_predictor.commands import city, collect, database, demo, doctor, forecast, jobs, serve, transfer
 from velib_predictor.utils.errors import ExitCode, VelibError
 
 app = typer.Typer(
@@ -16,16 +16,22 @@ app = typer.Typer(
     add_completion=True,
     pretty_exceptions_enable=False,
 )
+app.command("demo")(demo.demo)
+app.command("run")(serve.run)
+app.command("serve")(serve.serve)
 app.command("collect")(collect.collect)
 app.command("replay")(collect.replay)
-app.command("prune")(collect.prune)
 app.command("import")(transfer.import_)
 app.command("export")(transfer.export)
 app.command("train")(forecast.train)
 app.command("backtest")(forecast.backtest)
 app.command("predict")(forecast.predict)
+app.command("score")(jobs.score)
+app.command("retrain")(jobs.retrain)
+app.command("prune")(jobs.prune)
 app.command("doctor")(doctor.doctor)
 app.add_typer(database.app, name="db")
+app.add_typer(city.app, name="city")
 
 
 def _show_version(value: bool) -> None:
@@ -49,6 +55,7 @@ def main() -> None:
         sys.stderr.write(f"velib: {error}\n")
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
+        sys.stderr.write("velib: interrupted\n")
         sys.exit(ExitCode.INTERRUPTED)
     except BrokenPipeError:  # `velib db status | head`; what is still buffered has nowhere to go
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,4 +1,4 @@
-"""`velib collect`, `velib replay`, `velib prune`: the live half of the data."""
+"""`velib collect` and `velib replay`: the live half of the data."""
 
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from velib_predictor.commands.output import ConfigFile, Db, Json, emit, on_terminal, open_database, start
+from velib_predictor.commands.signals import stopped_by_signals
 from velib_predictor.utils.errors import ExitCode, UsageError
 
 if TYPE_CHECKING:
@@ -48,12 +49,12 @@ def collect(
 
     settings = start(config, db)
     systems = chosen_systems(settings, system or [], url)
-    period = _period(parse_duration(every), systems) if every else None
+    period = polling(parse_duration(every), systems) if every else None
     with closing(open_database(settings, create=True)) as database:
         if once:
             _collect_once(settings, database, systems, period, json)
             return
-        with _stopped_by_signals() as (stop, interrupted):
+        with stopped_by_signals() as (stop, interrupted):
             run(settings, database, systems, stop, period, _emitter(stop) if json else _say_nothing)
     if interrupted.is_set():
         raise typer.Exit(ExitCode.INTERRUPTED)
@@ -78,28 +79,6 @@ def replay(
     emit(counts, json, f"{counts['recorded']} polls stored, {counts['known']} were stored already{damaged}")
     if counts["damaged"]:
         raise typer.Exit(ExitCode.DEGRADED)
-
-
-def prune(db: Db = None, config: ConfigFile = None, json: Json = False) -> None:
-    """Pack closed days of the raw archive, and delete what is past its retention."""
-    from datetime import UTC, datetime
-
-    from velib_predictor.data.archive import Archive
-    from velib_predictor.data.housekeeping import keep_archive
-    from velib_predictor.data.inventory import delete_expired_rows
-
-    settings = start(config, db)
-    now = datetime.now(UTC)
-    done = {"packed": 0, "deleted": 0, "rows": 0}
-    for folder in sorted(settings.raw_dir.iterdir()) if settings.raw_dir.is_dir() else []:
-        if folder.is_dir():
-            counts = keep_archive(Archive(settings.raw_dir, folder.name), settings, now)
-            done["packed"] += counts["packed"]
-            done["deleted"] += counts["deleted"]
-    if settings.storage.retention:
-        with closing(open_database(settings)) as database:
-            done["rows"] = delete_expired_rows(database, settings.storage.retention, now)
-    emit(done, json, f"{done['packed']} days packed, {done['deleted']} days and {done['rows']} rows deleted")
 
 
 def chosen_systems(settings: "Settings", names: list[str], url: str | None) -> dict[str, "SystemSettings"]:
@@ -128,7 +107,7 @@ def chosen_systems(settings: "Settings", names: list[str], url: str | None) -> d
     return {name: known.model_copy(update=other) if known else SystemSettings(url=url)}
 
 
-def _period(every: "timedelta", systems: dict[str, "SystemSettings"]) -> "timedelta":
+def polling(every: "timedelta", systems: dict[str, "SystemSettings"]) -> "timedelta":
     """The time between polls, if it can be asked of these operators."""
     from datetime import timedelta
     from ipaddress import ip_address
@@ -243,25 +222,3 @@ def _poll_counter() -> "Iterator[Callable[[RawPoll, LedgerEntry], None]]":
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("the beginning", total=None)
         yield lambda poll, _entry: bar.update(task, advance=1, description=f"{poll.polled_at:%Y-%m-%d %H:%M}")
-
-
-@contextmanager
-def _stopped_by_signals() -> "Iterator[tuple[threading.Event, threading.Event]]":
-    """Two events: stop (SIGTERM, SIGINT), and whether it was SIGINT. A second SIGINT ends the process at once."""
-    import signal
-    import threading
-
-    stop, interrupted = threading.Event(), threading.Event()
-
-    def on_signal(number: int, _frame: object) -> None:
-        stop.set()
-        if number == signal.SIGINT:
-            interrupted.set()
-            signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-    before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield stop, interrupted
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -153,6 +153,23 @@ class StorageSettings(_Section):
     """TimescaleDB: age at which chunks are turned into the columnstore."""
 
 
+class ForecastSettings(_Section):
+    """How forecasts are made, kept and judged."""
+
+    model: str | None = None
+    """Name of the model that is asked; empty takes the one that was trained last."""
+    issue_every: Duration = timedelta(minutes=15)
+    """Time between issues, and the grid on which models are trained for them."""
+    tolerance: Duration = timedelta(minutes=20)
+    """Oldest observation that counts as known; more than `issue_every`, so that one late poll costs nothing."""
+    retention: Duration | None = timedelta(days=14)
+    """Stored issues older than this are deleted by `velib prune`; empty keeps them. Scores stay."""
+    train_model: str = "xgboost"
+    """What `velib retrain` fits, beside the climatology that stands in for it."""
+    train_days: Annotated[int, Field(ge=1, le=3660)] = 56
+    """Days of history that it learns from."""
+
+
 class FallbackSettings(_Section):
     """Where to ask when the feed itself does not answer."""
 
@@ -236,6 +253,8 @@ class Settings(BaseSettings):
     collector: CollectorSettings = CollectorSettings()
     archive: ArchiveSettings = ArchiveSettings()
     storage: StorageSettings = StorageSettings()
+    forecast: ForecastSettings = ForecastSettings()
+    """How forecasts are made, kept and judged."""
     systems: dict[SystemId, SystemSettings] = Field(default_factory=lambda: {"velib": VELIB})
     """The systems that are collected, by system_id."""
 

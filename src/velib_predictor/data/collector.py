@@ -232,6 +232,7 @@ def collect(
     stop: threading.Event,
     every: timedelta | None = None,
     on_poll: OnPoll = lambda _system_id, _entry, _detail: None,
+    clock: SystemClock | None = None,
 ) -> None:
     """Poll all `systems` until `stop` is set; `on_poll` is called from the thread of each system.
 
@@ -252,7 +253,7 @@ def collect(
         threads = []
         for name, system in systems.items():
             verify = locks.enter_context(single_instance(settings.raw_dir / name, name, database))
-            collector = Collector(name, system, settings, database, every=every, on_poll=on_poll)
+            collector = Collector(name, system, settings, database, every=every, on_poll=on_poll, clock=clock)
             threads.append(threading.Thread(target=run, args=(collector, verify), name=f"collect-{name}"))
             period = format_duration(collector.every)
             _log.info("collecting", system=name, every=period, database=str(database))

@@ -70,12 +70,10 @@ class Chain:
         counts = panel.counts[-day:][:, :, self.spec.channels]
         back = np.argmax(seen[::-1], axis=0)  # ticks since, [station, target]
         last = np.take_along_axis(counts[::-1], back[None], axis=0)[0]
-        known = seen.any(axis=0)
+        known: npt.NDArray[np.bool_] = seen.any(axis=0)
         sizes = np.maximum(panel.capacity[-1], panel.totals()[-day:].max(axis=0))
         k = np.maximum(np.maximum(sizes, np.where(known, last, 0).max(axis=1)), 1).astype(np.int16)  # [station]
         pmf = algebra.point(np.where(known, last, 0), int(k.max()) + 1)[:, None]  # [station, 1, target, count]
         pmf = np.where(known[:, None, :, None], pmf, np.float32(0))
         pmf = np.broadcast_to(pmf, (len(k), len(self.spec.horizons), *pmf.shape[2:]))
-        return Forecast(
-            self.spec, "persistence", panel.ticks[-1:], panel.stations.id, pmf[None], k[None], known[None]
-        )
+        return Forecast(self.spec, "persistence", panel.ticks[-1:], panel.stations.id, pmf[None], k[None], known[None])

@@ -15,11 +15,10 @@ import numpy.typing as npt
 import zstandard
 from safetensors.numpy import load, save
 
-from velib_predictor.data.panel import CHANNELS, Panel, Stations
-from velib_predictor.forecast import pmf as algebra
+from velib_predictor.data.panel import Panel, Stations
 from velib_predictor.forecast.forecast import Forecast, ForecastSpec
 from velib_predictor.utils.errors import UsageError, VelibError
-from velib_predictor.utils.temporal import EPOCH, format_duration, format_time, from_micros
+from velib_predictor.utils.temporal import format_duration, format_time, from_micros
 
 ONE = 255
 """What probability 1 is stored as."""

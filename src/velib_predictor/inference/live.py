@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from datetime import datetime, timedelta
+from typing import Any
 
 import numpy as np
 from sqlalchemy import func, select
@@ -65,7 +66,7 @@ class LivePanel:
         new = self._read(last + self._step, origin)
         if new.stations.id != kept.stations.id or new.timezone != kept.timezone:
             return None
-        joined = {name: np.concatenate([getattr(kept, name), getattr(new, name)]) for name in _BY_TICK}
+        joined: dict[str, Any] = {name: np.concatenate([getattr(kept, name), getattr(new, name)]) for name in _BY_TICK}
         whole = replace(new, **joined)
         return whole.between(whole.before(start), len(whole))
 

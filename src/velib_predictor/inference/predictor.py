@@ -52,10 +52,12 @@ def forecast_at(model: Forecaster, database: Database, system_id: str, now: date
 
 def newest_observation(database: Database, system_id: str, before: datetime) -> datetime | None:
     """When the system was last heard, at or before a time: by a row, or by a poll that confirmed what was there."""
-    keys = select(Station.key).join(System, System.key == Station.system_key).where(System.system_id == system_id)
-    row = select(func.max(StationStatus.observed_at)).where(
-        StationStatus.station_key.in_(keys), StationStatus.observed_at <= before
+    # Station by station, each a step down the primary key: the newest row of all would read the whole table.
+    last = select(func.max(StationStatus.observed_at)).where(
+        StationStatus.station_key == Station.key, StationStatus.observed_at <= before
     )
+    row = select(func.max(last.correlate(Station).scalar_subquery())).select_from(Station)
+    row = row.join(System, System.key == Station.system_key).where(System.system_id == system_id)
     accepted = [str(outcome) for outcome in Outcome if outcome.accepted]
     poll = select(func.max(Poll.polled_at)).join(System, System.key == Poll.system_key)
     poll = poll.where(System.system_id == system_id, Poll.outcome.in_(accepted), Poll.polled_at <= before)

@@ -46,6 +46,17 @@ class ModelStore:
         ]
         return sorted(found, key=lambda path: (path.name, path.parent.name), reverse=True)
 
+    def prune(self, keep: int) -> int:
+        """Delete all but the newest `keep` versions of every model of every system; returns how many went."""
+        gone = 0
+        for name in MODELS:
+            for parent in (self._folder / family(name)).glob(f"*/{name}"):
+                versions = sorted(path for path in parent.iterdir() if _VERSION.fullmatch(path.name))
+                for old in versions[:-keep]:
+                    shutil.rmtree(old)
+                    gone += 1
+        return gone
+
     def newest(self, system_id: str, name: str | None = None) -> Forecaster:
         """The newest model of a system, of that name or of any.
 

@@ -33,11 +33,11 @@ class CityConfig:
 
     stations: int = 400
     seed: int = 1
-    riders_a_station: float = 80.0
+    riders_a_station: float = 84.0
     capacity_median: float = 29.0
     fill: float = 0.40
     ebikes: float = 0.42
-    stations_a_truck: int = 50
+    stations_a_truck: int = 65
     timezone: str = "Europe/Paris"
     country: str = "FR"
 

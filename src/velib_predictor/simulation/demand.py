@@ -28,7 +28,7 @@ ORIGINS, DESTINATIONS = 16_384, 512  # how many equally likely choices a table h
 
 _REACH_M = 1_900.0  # the willingness to ride falls with distance by e within this
 _TOO_NEAR_M = 500.0
-_CLIMB_M = 70.0
+_CLIMB_M = 140.0
 _RIDE_M_MIN = 165.0  # as the crow flies
 _HANDLING_MIN = 2.0
 _ELECTRIC, _FLEXIBLE, _WALKS, _BREAKS = 0.5, 0.85, 0.6, 0.004

@@ -46,6 +46,13 @@ class Simulation:
         self._resume(city, _initial(city, begun))
         self._engine.run(first)
 
+    @classmethod
+    def resumed(cls, city: City, state: State) -> Self:
+        """A city that goes on from a state of its own: the same way as the one that the state was taken from."""
+        simulation = cls.__new__(cls)
+        simulation._resume(city, state)
+        return simulation
+
     def _resume(self, city: City, state: State) -> None:
         self.city = city
         seed = city.config.seed

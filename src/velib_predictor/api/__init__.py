@@ -1,0 +1,1 @@
+"""The web API: answers from stored issues. Nothing is computed by a model here."""

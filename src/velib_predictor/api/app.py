@@ -1,0 +1,38 @@
+"""The application: routes, errors, metrics, and the page that lists what there is."""
+
+from pathlib import Path
+
+from fastapi import FastAPI, Response
+from fastapi.middleware.cors import CORSMiddleware
+
+from velib_predictor import __version__
+from velib_predictor.api import problems
+from velib_predictor.api.measures import Measured, Measures
+from velib_predictor.api.routes import forecasts, health, scores, stations, systems
+from velib_predictor.api.service import Service
+
+WEB = Path(__file__).parent / "web"
+
+
+def create_app(service: Service) -> FastAPI:
+    """The API over what `service` knows."""
+    app = FastAPI(
+        title="Vélib Predictor",
+        version=__version__,
+        summary="Calibrated probabilities of finding a bike, an e-bike or a free dock.",
+        redoc_url=None,
+    )
+    app.state.service = service
+    app.state.measures = Measures(service)
+    problems.install(app)
+    for part in (systems, stations, forecasts, scores, health):
+        app.include_router(part.router)
+    page = (WEB / "index.html").read_bytes()
+
+    @app.get("/", include_in_schema=False)
+    async def index() -> Response:
+        return Response(page, media_type="text/html", headers={"Cache-Control": "public, max-age=300"})
+
+    app.add_middleware(CORSMiddleware, allow_origins=["*"], allow_methods=["GET", "HEAD"], expose_headers=["ETag"])
+    app.add_middleware(Measured, measures=app.state.measures)
+    return app

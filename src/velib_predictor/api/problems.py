@@ -1,0 +1,76 @@
+"""Errors as RFC 9457 problem documents: what was wrong, in words, and what is allowed."""
+
+from http import HTTPStatus
+from typing import Any
+
+import msgspec
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+
+from velib_predictor.utils.errors import UsageError, VelibError
+from velib_predictor.utils.logger import get_logger
+
+MEDIA_TYPE = "application/problem+json"
+_log = get_logger(__name__)
+
+
+class NotFoundError(UsageError):
+    """What was asked for does not exist."""
+
+
+class NotReadyError(VelibError):
+    """It cannot be answered yet; later it can."""
+
+
+def problem(request: Request, status: int, detail: str, **extra: Any) -> Response:
+    """A problem document."""
+    body = {
+        "type": "about:blank",
+        "title": HTTPStatus(status).phrase,
+        "status": status,
+        "detail": detail,
+        "instance": request.url.path,
+        **extra,
+    }
+    headers = {"Cache-Control": "no-store"}
+    if status == HTTPStatus.SERVICE_UNAVAILABLE:
+        headers["Retry-After"] = "10"
+    return Response(msgspec.json.encode(body), status, headers, MEDIA_TYPE)
+
+
+def install(app: FastAPI) -> None:
+    """Let the application answer all its errors so."""
+
+    @app.exception_handler(VelibError)
+    async def refused(request: Request, error: VelibError) -> Response:
+        if isinstance(error, NotFoundError):
+            return problem(request, HTTPStatus.NOT_FOUND, str(error))
+        if isinstance(error, UsageError):
+            return problem(request, HTTPStatus.UNPROCESSABLE_ENTITY, str(error))
+        return problem(request, HTTPStatus.SERVICE_UNAVAILABLE, str(error))
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(request: Request, error: RequestValidationError) -> Response:
+        errors = [
+            {"parameter": str(entry["loc"][-1]), "detail": entry["msg"], "given": str(entry.get("input"))[:100]}
+            for entry in error.errors()
+        ]
+        detail = "; ".join(f"{entry['parameter']}: {entry['detail']}" for entry in errors)
+        return problem(request, HTTPStatus.UNPROCESSABLE_ENTITY, detail, errors=errors)
+
+    @app.exception_handler(HTTPException)
+    async def http(request: Request, error: HTTPException) -> Response:
+        detail = str(error.detail)
+        if error.status_code == HTTPStatus.NOT_FOUND:
+            detail = f"there is nothing at {request.url.path}; / lists what there is"
+        answer = problem(request, error.status_code, detail)
+        answer.headers.update(error.headers or {})
+        return answer
+
+    @app.exception_handler(Exception)
+    async def broken(request: Request, error: Exception) -> Response:
+        _log.error("a request failed", path=request.url.path, error=repr(error))
+        return problem(
+            request, HTTPStatus.INTERNAL_SERVER_ERROR, "a mistake in this program; its log says what happened"
+        )

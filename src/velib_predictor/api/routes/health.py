@@ -1,0 +1,35 @@
+"""Whether it lives, whether it can answer, and what it measures."""
+
+from fastapi import APIRouter, Request, Response
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+
+from velib_predictor import __version__
+from velib_predictor.api.caching import Body
+from velib_predictor.api.dependencies import ServiceDep
+from velib_predictor.api.problems import problem
+
+router = APIRouter(tags=["health"])
+
+
+@router.get("/healthz", summary="Whether the process lives")
+async def healthz() -> dict[str, str]:
+    """Says nothing of the data."""
+    return {"status": "ok", "version": __version__}
+
+
+@router.get("/readyz", summary="Whether it can answer")
+async def readyz(request: Request, service: ServiceDep) -> Response:
+    """200 if the database can be read and some system has an issue, else 503. A stale issue is still an answer."""
+    issues = {name: known.served.summary() if known.served else None for name, known in service.systems.items()}
+    if service.trouble is not None:
+        return problem(request, 503, service.trouble, systems=issues)
+    if not any(issues.values()):
+        return problem(request, 503, "no forecast has been issued yet", systems=issues)
+    body = Body.of({"status": "ready", "systems": issues})
+    return Response(body.data, media_type=body.media_type, headers={"Cache-Control": "no-store"})
+
+
+@router.get("/metrics", summary="Prometheus metrics", include_in_schema=False)
+def metrics(request: Request) -> Response:
+    """Of this process: requests, and the age of what is served."""
+    return Response(generate_latest(request.app.state.measures.registry), media_type=CONTENT_TYPE_LATEST)

@@ -1,0 +1,110 @@
+"""The stations and what is there now."""
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Annotated, Any
+from zoneinfo import ZoneInfo
+
+from fastapi import APIRouter, Query, Request, Response
+
+from velib_predictor.api.caching import GEOJSON, Body, answer
+from velib_predictor.api.dependencies import ServiceDep
+from velib_predictor.api.problems import NotFoundError
+from velib_predictor.api.served import meta
+from velib_predictor.api.service import Known
+from velib_predictor.inference.current import StationNow
+from velib_predictor.utils.errors import UsageError
+
+router = APIRouter(prefix="/v1/systems/{system}/stations", tags=["stations"])
+_MAX_AGE_S = 15
+
+
+class Format(StrEnum):
+    """How a list is written."""
+
+    JSON = "json"
+    GEOJSON = "geojson"
+
+
+@router.get("", summary="All stations and what is there now")
+def list_stations(
+    request: Request,
+    service: ServiceDep,
+    system: str,
+    format: Annotated[Format, Query(description="json or geojson.")] = Format.JSON,
+    bbox: Annotated[str | None, Query(description="west,south,east,north in degrees: only stations inside.")] = None,
+    q: Annotated[str | None, Query(description="Only stations whose name or code contains this.")] = None,
+) -> Response:
+    """Counts as the last poll found them."""
+    known = service.system(system)
+    inside = _box(bbox) if bbox is not None else None
+    chosen = [
+        station
+        for station in known.current.stations.values()
+        if (inside is None or _is_inside(station, inside)) and (q is None or _matches(station, q))
+    ]
+    rows = [described(station, known) for station in chosen]
+    if format is Format.JSON:
+        return answer(request, Body.of({"stations": rows, "meta": meta(known.about)}), _MAX_AGE_S)
+    features = [
+        {
+            "type": "Feature",
+            "id": row["station_id"],
+            "geometry": None
+            if row["lat"] is None or row["lon"] is None
+            else {"type": "Point", "coordinates": [row["lon"], row["lat"]]},
+            "properties": {key: value for key, value in row.items() if key not in ("lat", "lon")},
+        }
+        for row in rows
+    ]
+    content = {"type": "FeatureCollection", "meta": meta(known.about), "features": features}
+    return answer(request, Body.of(content, GEOJSON), _MAX_AGE_S)
+
+
+@router.get("/{station}", summary="One station and what is there now")
+async def one_station(request: Request, service: ServiceDep, system: str, station: str) -> Response:
+    """By its id, or by the code on its kiosk."""
+    known = service.system(system)
+    found = known.current.stations.get(station) or next(
+        (other for other in known.current.stations.values() if other.code == station), None
+    )
+    if found is None:
+        raise NotFoundError(
+            f"no station {station!r} (id or code) in {system!r}; /v1/systems/{system}/stations lists them"
+        )
+    return answer(request, Body.of({**described(found, known), "meta": meta(known.about)}), _MAX_AGE_S)
+
+
+def described(station: StationNow, known: Known) -> dict[str, Any]:
+    """A station as plain values, times with the offset of its city."""
+    values = station._asdict()
+    values["observed_at"] = _local(station.observed_at, known.about.timezone)
+    return values
+
+
+def _local(when: datetime | None, timezone: str | None) -> str | None:
+    return when.replace(microsecond=0).astimezone(ZoneInfo(timezone or "UTC")).isoformat() if when else None
+
+
+def _box(text: str) -> tuple[float, float, float, float]:
+    try:
+        west, south, east, north = (float(part) for part in text.split(","))
+    except ValueError:
+        raise UsageError(
+            f"bbox={text!r}: expected west,south,east,north in degrees, such as 2.2,48.8,2.4,48.9"
+        ) from None
+    if not (-180 <= west <= east <= 180 and -90 <= south <= north <= 90):
+        raise UsageError(f"bbox={text!r}: west must not exceed east nor south north, within -180..180 and -90..90")
+    return west, south, east, north
+
+
+def _is_inside(station: StationNow, box: tuple[float, float, float, float]) -> bool:
+    if station.lat is None or station.lon is None:
+        return False
+    west, south, east, north = box
+    return west <= station.lon <= east and south <= station.lat <= north
+
+
+def _matches(station: StationNow, text: str) -> bool:
+    wanted = text.casefold()
+    return any(wanted in (value or "").casefold() for value in (station.name, station.code, station.station_id))

@@ -1,0 +1,143 @@
+"""What the API knows: for each system the newest issue and what is there now, looked up beside the requests."""
+
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from velib_predictor.api.problems import NotFoundError, NotReadyError
+from velib_predictor.api.served import Served
+from velib_predictor.config.config import Settings
+from velib_predictor.data.clock import SystemClock
+from velib_predictor.data.database import Database
+from velib_predictor.inference.current import Current, SystemAbout, current, heard_at, systems
+from velib_predictor.inference.issue import State
+from velib_predictor.inference.issues import Issues, Mark
+from velib_predictor.utils.errors import VelibError
+from velib_predictor.utils.logger import get_logger
+from velib_predictor.utils.temporal import format_duration, format_time
+
+_EVERY_S = 1.0
+_log = get_logger(__name__)
+
+
+@dataclass(frozen=True)
+class Known:
+    """One system as it is served."""
+
+    about: SystemAbout
+    mark: Mark | None
+    served: Served | None
+    current: Current
+
+
+class Service:
+    """Follows the database. One thread writes, all requests read; a system is replaced as a whole.
+
+    Args:
+        clock: of the city that is served; for the live feed the machine's.
+    """
+
+    def __init__(self, settings: Settings, database: Database, clock: SystemClock | None = None) -> None:
+        self.settings = settings
+        self.database = database
+        self.clock = clock or SystemClock()
+        self.systems: Mapping[str, Known] = {}
+        self.trouble: str | None = "the database has not been read yet"
+        self._wake = threading.Event()
+
+    # -- following -------------------------------------------------------------------------------------------
+
+    def follow(self, stop: threading.Event) -> None:
+        """Look for news until `stop` is set; whatever happens, what is known is served on."""
+        while not stop.is_set():
+            try:
+                self.refresh()
+            except VelibError as error:
+                if self.trouble is None:
+                    _log.error("the database cannot be read; the last issue is served on", error=str(error))
+                self.trouble = str(error)
+            except Exception as error:
+                _log.exception("looking for news failed", error=repr(error))
+                self.trouble = repr(error)
+            self._wake.wait(_EVERY_S)
+            self._wake.clear()
+
+    def nudge(self) -> None:
+        """Look for news at once: something was stored."""
+        self._wake.set()
+
+    def refresh(self) -> None:
+        """Take over what is new in the database.
+
+        Raises:
+            VelibError: the database cannot be read, or an issue is damaged.
+        """
+        found = {about.system_id: self._known(about) for about in systems(self.database)}
+        self.systems = found
+        self.trouble = None
+
+    def _known(self, about: SystemAbout) -> Known:
+        before = self.systems.get(about.system_id)
+        issues = Issues(self.database, about.system_id)
+        mark = issues.mark()
+        served = before.served if before else None
+        if mark is None:
+            served = None
+        elif before is None or mark != before.mark or about != before.about:
+            issue = issues.newest()
+            served = Served(issue, about) if issue else None
+        if served is not None:
+            served = self._aged(served)
+        there = before.current if before else None
+        if there is None or heard_at(self.database, about.system_id) != there.heard_at:
+            there = current(self.database, about.system_id)
+        return Known(about, mark, served, there)
+
+    def _aged(self, served: Served) -> Served:
+        """An issue that should have been followed by others is stale, whatever it was when it was made."""
+        issue, every = served.issue, self.settings.forecast.issue_every
+        age = self.clock.now() - issue.issued_at
+        if age <= 2 * every or issue.state is State.STALE:
+            return served
+        due = format_duration(every)
+        reason = f"the newest forecast was issued at {format_time(issue.issued_at)}; one every {due} is due"
+        return Served(issue.with_state(State.STALE, reason), served.about)
+
+    # -- asking ----------------------------------------------------------------------------------------------
+
+    def system(self, system_id: str) -> Known:
+        """A system.
+
+        Raises:
+            NotFoundError: there is none of that name.
+            NotReadyError: nothing is known yet.
+        """
+        known = self.systems.get(system_id)
+        if known is None:
+            if not self.systems:
+                raise NotReadyError(self.trouble or "no system has been stored yet; collect or import one first")
+            raise NotFoundError(f"no system {system_id!r}; there are: {', '.join(sorted(self.systems))}")
+        return known
+
+    def forecasts(self, system_id: str) -> Served:
+        """A system's newest issue.
+
+        Raises:
+            NotFoundError: there is no such system.
+            NotReadyError: it has no issue yet.
+        """
+        known = self.system(system_id)
+        if known.served is None:
+            raise NotReadyError(f"no forecast has been issued for {system_id!r} yet; the issue job makes the first one")
+        return known.served
+
+    def until_next(self, served: Served) -> int:
+        """Seconds (of the caller's clock) for which an answer from this issue holds."""
+        due = served.issue.issued_at + self.settings.forecast.issue_every
+        left = (due - self.clock.now()) / timedelta(seconds=max(self.clock.speed, 1e-9))
+        return max(int(left), 1)
+
+    def now(self) -> datetime:
+        """The time in the system that is served."""
+        return self.clock.now()

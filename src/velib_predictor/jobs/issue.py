@@ -1,0 +1,159 @@
+"""One issue: the newest poll, the model in force and what stands in for it, one stored forecast of all stations."""
+
+from datetime import datetime, timedelta
+from pathlib import Path
+from time import perf_counter
+
+from sqlalchemy import select
+
+from velib_predictor.config.config import Settings
+from velib_predictor.data.clock import SystemClock
+from velib_predictor.data.database import Database
+from velib_predictor.data.schema import Poll, System
+from velib_predictor.forecast.forecast import DEFAULT_HORIZONS, ForecastSpec
+from velib_predictor.inference.chain import Chain, Link
+from velib_predictor.inference.issue import Issue, Source, State
+from velib_predictor.inference.issues import Issues
+from velib_predictor.inference.live import LivePanel
+from velib_predictor.inference.predictor import newest_observation
+from velib_predictor.inference.store import ModelStore
+from velib_predictor.models.base import ArtifactError, load_model
+from velib_predictor.utils.errors import VelibError
+from velib_predictor.utils.logger import get_logger
+from velib_predictor.utils.temporal import EPOCH, format_duration, format_time, parse_duration
+
+STAND_IN = "climatology"
+_BASELINES = ("persistence", STAND_IN)  # what stands in at the end of the chain is not chosen by being new
+_log = get_logger(__name__)
+
+
+class IssueJob:
+    """Makes the issues of one system, one after the other; keeps models and panel in memory between them."""
+
+    def __init__(
+        self, settings: Settings, database: Database, system_id: str, clock: SystemClock | None = None
+    ) -> None:
+        self.system_id = system_id
+        self._settings = settings.forecast
+        self._database = database
+        self._clock = clock or SystemClock()
+        self._models = ModelStore(settings.models_dir)
+        self._issues = Issues(database, system_id)
+        self._loaded: tuple[Path | None, Path | None] | None = None
+        self._chain: Chain | None = None
+        self._panel: LivePanel | None = None
+        self._trouble: str | None = None
+        self._version: str | None = None
+
+    def origin(self, now: datetime) -> datetime:
+        """The newest time on the grid of issues, at or before `now`."""
+        return EPOCH + (now - EPOCH) // self._settings.issue_every * self._settings.issue_every
+
+    def run(self, now: datetime) -> Issue:
+        """Make and store the issue of the newest origin at or before `now`.
+
+        Raises:
+            VelibError: there is no history at all, or the database cannot be used.
+        """
+        begun = perf_counter()
+        origin = self.origin(now)
+        chain, live = self._prepared()
+        panel = live.at(origin)
+        forecast, source = chain.forecast(panel)
+        observed_at = newest_observation(self._database, self.system_id, origin)
+        state, reason = self._state(panel.tolerance, origin, observed_at)
+        issue = Issue.of(
+            forecast,
+            panel,
+            source,
+            made_at=max(self._clock.now(), origin),
+            observed_at=observed_at,
+            model=chain.name,
+            version=self._version,
+            state=state,
+            reason=reason,
+        )
+        self._issues.add(issue)
+        took = round(perf_counter() - begun, 3)
+        _log.info(
+            "issue", system=self.system_id, issued_at=format_time(origin), model=issue.model, state=str(state),
+            stations=len(panel.stations), seconds=took, reason=reason,
+        )  # fmt: skip
+        return issue
+
+    # -- the chain -------------------------------------------------------------------------------------------
+
+    def _prepared(self) -> tuple[Chain, LivePanel]:
+        """The chain of the newest models, loaded anew when one was trained."""
+        folders = self._models.folders(self.system_id)
+        wanted = self._settings.model
+        asked = (f for f in folders if (f.parent.name == wanted if wanted else f.parent.name not in _BASELINES))
+        chosen = (
+            next(asked, None),
+            next((f for f in folders if f.parent.name == STAND_IN), None),
+        )
+        if chosen == self._loaded and self._chain and self._panel:
+            return self._chain, self._panel
+        self._loaded, self._trouble = chosen, None
+        links = [link for place in (0, 1) if (link := self._link(chosen[place], Source(place)))]
+        if chosen[0] is None:
+            self._trouble = f"no {wanted or 'model'} has been trained for {self.system_id} yet (`velib retrain`)"
+        every = self._settings.issue_every
+        default = ForecastSpec(every, tuple(h for h in DEFAULT_HORIZONS if not h % every))
+        spec = links[0].model.spec if links else default
+        links = [link for link in links if link.model.spec == spec]
+        report = links[0].model.report if links else None
+        tolerance = parse_duration(report.tolerance) if report else self._settings.tolerance
+        self._version = chosen[0].name if chosen[0] and links and links[0].source is Source.MODEL else None
+        self._chain = Chain(spec, links, STAND_IN if links else "persistence")
+        self._panel = LivePanel(
+            self._database, self.system_id, step=spec.step, tolerance=tolerance, lookback=self._chain.lookback
+        )
+        return self._chain, self._panel
+
+    def _link(self, folder: Path | None, source: Source) -> Link | None:
+        if folder is None:
+            return None
+        try:
+            model = load_model(folder)
+            fitted_on = model.report.system_id if model.report else None
+            if fitted_on != self.system_id:
+                raise ArtifactError(f"the model in {folder} was fitted on the system {fitted_on!r}")
+            if self._settings.issue_every % model.spec.step:
+                raise ArtifactError(
+                    f"the model in {folder} forecasts every {format_duration(model.spec.step)}, which does not divide "
+                    f"forecast.issue_every ({format_duration(self._settings.issue_every)})"
+                )
+        except VelibError as error:
+            _log.error("a model cannot be used; the next in the chain answers", system=self.system_id, error=str(error))
+            if source is Source.MODEL:
+                self._trouble = str(error)
+            return None
+        return Link(source, model)
+
+    # -- what is to be said of it ----------------------------------------------------------------------------
+
+    def _state(self, tolerance: timedelta, origin: datetime, observed_at: datetime | None) -> tuple[State, str | None]:
+        if observed_at is None:
+            return State.STALE, "nothing was ever observed before this time"
+        if origin - observed_at > tolerance:
+            return State.STALE, (
+                f"the feed was last heard and believed at {format_time(observed_at.replace(microsecond=0))}"
+                f"{self._since(observed_at, origin)}"
+            )
+        return (State.DEGRADED, self._trouble) if self._trouble else (State.FRESH, None)
+
+    def _since(self, after: datetime, until: datetime) -> str:
+        """What the ledger says of the polls since then."""
+        query = (
+            select(Poll.outcome, Poll.detail)
+            .join(System, System.key == Poll.system_key)
+            .where(System.system_id == self.system_id, Poll.polled_at > after, Poll.polled_at <= until)
+            .order_by(Poll.polled_at.desc())
+            .limit(1)
+        )
+        with self._database.read() as connection:
+            row = connection.execute(query).one_or_none()
+        if row is None:
+            return "; it has not been asked since"
+        return f"; the last poll: {row.outcome}" + (f" ({row.detail})" if row.detail else "")

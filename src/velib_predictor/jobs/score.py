@@ -1,0 +1,177 @@
+"""How good stored issues turned out to be, on the rows and with the scores of the backtest."""
+
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from sqlalchemy import insert, select
+
+from velib_predictor.config.config import Settings
+from velib_predictor.data import schema
+from velib_predictor.data.database import Database
+from velib_predictor.data.panel import Panel
+from velib_predictor.forecast import pmf as algebra
+from velib_predictor.inference.issue import ONE, Issue, Source
+from velib_predictor.inference.issues import Issues
+from velib_predictor.training import metrics
+from velib_predictor.utils.errors import UsageError
+from velib_predictor.utils.temporal import MICROSECOND, from_micros
+
+_TABLE = schema.Score.__table__.c
+
+
+def score(settings: Settings, database: Database, system_id: str, now: datetime) -> int:
+    """Score what can be scored by now and was not yet; returns how many (issue, target, horizon) that were.
+
+    A station counts if it was open at the origin and its truth is known and trusted. Truths of the last hour are
+    waited for: hindsight tells a frozen feed only after a while.
+
+    Raises:
+        DatabaseError: the database cannot be used.
+    """
+    issues = Issues(database, system_id)
+    ripe = now - timedelta(hours=1)
+    done = _scored(database, system_id)
+    times = [time for time in issues.times(None, ripe) if not done.get(time, (False, 0))[0]]
+    written = 0
+    panel: Panel | None = None
+    for issued_at in times:
+        issue = issues.at(issued_at)
+        if issue is None:
+            continue
+        reached = [h for h, ahead in enumerate(issue.spec.horizons) if issued_at + ahead <= ripe]
+        if len(reached) <= done.get(issued_at, (False, 0))[1]:
+            continue
+        panel = panel or _truth(settings, database, system_id, times[0], ripe, issue.spec.step)
+        if panel is None:
+            return written
+        rows = [row for h in reached for row in _rows(issue, panel, h)]
+        written += _store(database, system_id, issued_at, rows)
+    return written
+
+
+def summary(database: Database, system_id: str, since: datetime | None = None) -> list[dict[str, Any]]:
+    """Mean scores of the live forecasts since a time, by model, target and horizon."""
+    query = select(schema.Score.__table__).join(schema.System, schema.System.key == _TABLE.system_key)
+    query = query.where(schema.System.system_id == system_id)
+    if since is not None:
+        query = query.where(_TABLE.issued_at >= since)
+    sums: dict[tuple[str, str, int], dict[str, float]] = {}
+    with database.read() as connection:
+        for row in connection.execute(query).mappings():
+            total = sums.setdefault((row["model"], row["target"], row["horizon_s"]), {"issues": 0})
+            total["issues"] += 1
+            for name in ("rows", "fallback", "rps", "rps_persistence", "brier", "error", "covered_80"):
+                total[name] = total.get(name, 0) + row[name]
+    found = []
+    for (model, target, horizon_s), total in sorted(sums.items()):
+        rows = total["rows"]
+        means = {
+            name: round(total[column] / rows, 4) if rows else None
+            for name, column in (
+                ("rps", "rps"), ("rps_persistence", "rps_persistence"), ("brier", "brier"),
+                ("mae_median", "error"), ("coverage_80", "covered_80"), ("share_fallback", "fallback"),
+            )
+        }  # fmt: skip
+        base = total["rps_persistence"]
+        gained = round(metrics.skill(total["rps"], base), 4) if base else None
+        counted = {"issues": int(total["issues"]), "rows": int(rows)}
+        found.append(
+            {"model": model, "target": target, "horizon_s": horizon_s, **counted, **means, "skill_rps": gained}
+        )
+    return found
+
+
+def _scored(database: Database, system_id: str) -> dict[datetime, tuple[bool, int]]:
+    """For each issue that has scores: whether its longest horizon has, and how many horizons have."""
+    query = select(_TABLE.issued_at, _TABLE.horizon_s).join(schema.System, schema.System.key == _TABLE.system_key)
+    query = query.where(schema.System.system_id == system_id).distinct()
+    found: dict[datetime, set[int]] = {}
+    with database.read() as connection:
+        for issued_at, horizon_s in connection.execute(query):
+            found.setdefault(issued_at, set()).add(horizon_s)
+    # The longest horizon of all tells: specifications of one system hardly ever differ, and then it is scored again.
+    longest = max((max(horizons) for horizons in found.values()), default=0)
+    return {time: (longest in horizons, len(horizons)) for time, horizons in found.items()}
+
+
+def _truth(
+    settings: Settings, database: Database, system_id: str, first: datetime, until: datetime, step: timedelta
+) -> Panel | None:
+    try:
+        return Panel.load(
+            database, system_id, first, until + MICROSECOND, step=step, tolerance=settings.forecast.tolerance
+        )
+    except UsageError:  # nothing was observed since: the feed is dead, and there is no truth
+        return None
+
+
+def _rows(issue: Issue, panel: Panel, horizon: int) -> list[Mapping[str, Any]]:
+    """One horizon's sums, a row a target."""
+    ahead = issue.spec.horizons[horizon]
+    place = panel.before(issue.issued_at + ahead)
+    if place >= len(panel) or _tick(panel, place) != issue.issued_at + ahead:
+        return []
+    column = panel.stations.positions_in(issue.stations.id)  # [station of the panel]
+    here = np.flatnonzero(column >= 0)
+    there = column[here]
+    rows: list[Mapping[str, Any]] = []
+    for target, (name, channel) in enumerate(zip(issue.spec.targets, issue.spec.channels, strict=True)):
+        now, source = issue.now[there, channel], issue.source[there, target]
+        counts = (
+            issue.open[there]
+            & (now >= 0)
+            & (source != Source.NONE)
+            & panel.observed[place, here, channel]
+            & panel.trusted[place, here]
+        )
+        k = issue.k[there][counts].astype(np.int64)
+        truth = np.minimum(panel.counts[place, here, channel][counts].astype(np.int64), k)
+        cdf = issue.cdf[there[counts], horizon, target].astype(np.float32) / np.float32(ONE)
+        same = np.minimum(now[counts].astype(np.int64), k)
+        rows.append(
+            {
+                "target": name,
+                "horizon_s": int(ahead.total_seconds()),
+                "model": issue.model,
+                "rows": int(counts.sum()),
+                "fallback": int((source[counts] != Source.MODEL).sum()),
+                **_sums(cdf, truth, same),
+            }
+        )
+    return rows
+
+
+def _sums(
+    cdf: npt.NDArray[np.float32], truth: npt.NDArray[np.int64], same: npt.NDArray[np.int64]
+) -> dict[str, float | int]:
+    """Scores summed over stations; cdf [station, count], truth and what was there at the origin [station]."""
+    return {
+        "rps": float(metrics.rps(cdf, truth).sum(dtype=np.float64)),
+        "rps_persistence": float(np.abs(truth - same).sum()),
+        "brier": float(metrics.brier(1 - cdf[:, 0], truth >= 1).sum(dtype=np.float64)),
+        "error": float(metrics.absolute_error(algebra.quantile(cdf, 0.5), truth).sum(dtype=np.float64)),
+        "covered_80": int(metrics.covered(cdf, truth, 0.8).sum()),
+    }
+
+
+def _store(database: Database, system_id: str, issued_at: datetime, rows: list[Mapping[str, Any]]) -> int:
+    """Write the rows that are not there yet."""
+    with database.write() as connection:
+        key = connection.execute(select(schema.System.key).where(schema.System.system_id == system_id)).scalar_one()
+        there = select(_TABLE.target, _TABLE.horizon_s).where(_TABLE.system_key == key, _TABLE.issued_at == issued_at)
+        known = {(row.target, row.horizon_s) for row in connection.execute(there)}
+        new = [
+            {"system_key": key, "issued_at": issued_at, **row}
+            for row in rows
+            if (row["target"], row["horizon_s"]) not in known
+        ]
+        if new:
+            connection.execute(insert(schema.Score), new)
+    return len(new)
+
+
+def _tick(panel: Panel, place: int) -> datetime:
+    return from_micros(int(panel.ticks[place].astype("datetime64[us]").astype(np.int64)))
