@@ -17,6 +17,7 @@ from velib_predictor.config.config import (
     ArchiveSettings,
     CollectorSettings,
     FallbackSettings,
+    ForecastSettings,
     Settings,
     StorageSettings,
     SystemSettings,
@@ -32,6 +33,7 @@ SECTIONS: dict[str, Any] = {
     "collector": CollectorSettings,
     "archive": ArchiveSettings,
     "storage": StorageSettings,
+    "forecast": ForecastSettings,
     "systems.velib": SystemSettings,
     "systems.velib.fallback": FallbackSettings,
 }
@@ -91,7 +93,7 @@ def test_the_shipped_example_of_env_is_accepted_and_changes_nothing() -> None:
 def test_every_setting_says_what_it_means() -> None:
     for path, model in SECTIONS.items():
         for name, field in model.model_fields.items():
-            if name not in ("collector", "archive", "storage"):
+            if name not in ("collector", "archive", "storage", "forecast"):
                 assert field.description, f"{path}.{name} has no description"
 
 

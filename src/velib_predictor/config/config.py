@@ -254,7 +254,6 @@ class Settings(BaseSettings):
     archive: ArchiveSettings = ArchiveSettings()
     storage: StorageSettings = StorageSettings()
     forecast: ForecastSettings = ForecastSettings()
-    """How forecasts are made, kept and judged."""
     systems: dict[SystemId, SystemSettings] = Field(default_factory=lambda: {"velib": VELIB})
     """The systems that are collected, by system_id."""
 

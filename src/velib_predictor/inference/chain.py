@@ -70,7 +70,7 @@ class Chain:
         counts = panel.counts[-day:][:, :, self.spec.channels]
         back = np.argmax(seen[::-1], axis=0)  # ticks since, [station, target]
         last = np.take_along_axis(counts[::-1], back[None], axis=0)[0]
-        known: npt.NDArray[np.bool_] = seen.any(axis=0)
+        known = np.asarray(seen.any(axis=0))
         sizes = np.maximum(panel.capacity[-1], panel.totals()[-day:].max(axis=0))
         k = np.maximum(np.maximum(sizes, np.where(known, last, 0).max(axis=1)), 1).astype(np.int16)  # [station]
         pmf = algebra.point(np.where(known, last, 0), int(k.max()) + 1)[:, None]  # [station, 1, target, count]
