@@ -7,7 +7,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test test-all lint format types collect bench lock clean
+.PHONY: help setup demo run test test-all lint format types collect bench lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -39,6 +39,12 @@ format: $(INSTALLED) ## Rewrite the code in the project's style
 
 types: $(INSTALLED) ## Check types
 	$(BIN)/mypy src tests $(wildcard benchmarks/*.py)
+
+demo: $(INSTALLED) ## Try it: a synthetic city end to end, served at http://127.0.0.1:8000
+	$(BIN)/velib demo $(ARGS)
+
+run: $(INSTALLED) ## The live Vélib' feed: collect, forecast, serve at http://127.0.0.1:8000
+	$(BIN)/velib run $(ARGS)
 
 collect: $(INSTALLED) ## Collect the configured systems until interrupted
 	$(BIN)/velib collect $(ARGS)

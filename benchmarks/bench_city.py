@@ -132,7 +132,7 @@ def traits(of: Watched) -> dict[str, str]:
 
     def at(hour: int) -> float:
         chosen = change[work & (clock.hour[first] == hour)]
-        return float(chosen.mean()) if len(chosen) else float("nan")
+        return float(chosen.mean()) if len(chosen) >= 12 else float("nan")
 
     for hour in (8, 18, 3):
         ratio = at(hour) / at(14)

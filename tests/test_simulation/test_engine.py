@@ -1,6 +1,7 @@
 """Bikes are neither made nor lost, stations hold what they can, and what happens depends on the seed and time alone."""
 
 from datetime import timedelta
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -9,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.test_simulation.small import START, city, engine, living, tiled, values
+from velib_predictor.simulation import checkpoint
 from velib_predictor.simulation.demand import FIELDS, FLEXIBLE, FROM, KIND, MINUTE, RIDE, TO, TRIES, WALKS, Ints
 from velib_predictor.simulation.engine import REDIRECT_MIN, WALK_MIN, Engine, first_come
 from velib_predictor.simulation.simulation import Simulation
@@ -101,6 +103,18 @@ def test_a_copy_goes_its_own_way() -> None:
     np.testing.assert_array_equal(values(one.counts()), before)
     one.advance(START + timedelta(hours=2))
     np.testing.assert_array_equal(values(one.counts()), values(twin.counts()))
+
+
+def test_a_kept_state_goes_on_as_it_would_have(tmp_path: Path) -> None:
+    one = living()
+    one.advance(START + timedelta(hours=1, minutes=17))
+    checkpoint.save(one, tmp_path / "city.npz")
+    other = checkpoint.load(city(), tmp_path / "city.npz")
+    assert other.now == one.now
+    for simulation in (one, other):
+        simulation.advance(START + timedelta(hours=6))
+    np.testing.assert_array_equal(values(one.counts()), values(other.counts()))
+    assert other.state.fleet == city().fleet
 
 
 def test_the_same_seed_lives_the_same_days() -> None:

@@ -2,12 +2,15 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from velib_predictor.commands.options import Horizons, Step, Targets, Tolerance, specification
 from velib_predictor.commands.output import ConfigFile, Db, Json, emit, open_database, progress_bar, start
+
+if TYPE_CHECKING:
+    from velib_predictor.models.base import Forecaster
 
 SystemId = Annotated[str, typer.Option("--system", help="Name of the system, such as velib.")]
 
@@ -140,6 +143,10 @@ def backtest(
     report_out: Annotated[
         Path | None, typer.Option("--report-out", help="Folder for report.json and report.html.")
     ] = None,
+    truth: Annotated[
+        int | None,
+        typer.Option("--truth", metavar="SEED", help="Synthetic city: also the forecast that knows its true rates."),
+    ] = None,
     db: Db = None,
     config: ConfigFile = None,
     as_json: Json = False,
@@ -174,8 +181,13 @@ def backtest(
         panel = load(database, system, protocol)
     finally:
         database.close()
+    chosen: list[str | Forecaster] = [*names]
+    if truth is not None:
+        from velib_predictor.commands.truth import Truth
+
+        chosen.append(Truth(spec, truth))
     with progress_bar() as tell:
-        data = report(judge(panel, names, protocol, forecasts_out=forecasts_out, progress=tell))
+        data = report(judge(panel, chosen, protocol, forecasts_out=forecasts_out, progress=tell))
     if report_out:
         from velib_predictor.evaluation.visualizer import write_report
 

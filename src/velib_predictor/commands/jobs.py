@@ -1,4 +1,4 @@
-"""`velib score`, `velib retrain`, `velib prune`: one run of a scheduled job; safe in cron, safe to repeat."""
+"""`velib issue`, `score`, `retrain`, `prune`: one run of a scheduled job; safe in cron, safe to repeat."""
 
 from contextlib import closing
 from typing import TYPE_CHECKING, Annotated, Any
@@ -6,14 +6,84 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from velib_predictor.commands.output import ConfigFile, Db, Json, emit, open_database, progress_bar, start
+from velib_predictor.commands.signals import stopped_by_signals
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from datetime import timedelta
+
     from velib_predictor.data.database import Database
+    from velib_predictor.jobs.issue import IssueJob
 
 System = Annotated[
     list[str] | None, typer.Option("--system", metavar="ID", help="System; repeatable (default: all that are stored).")
 ]
 Now = Annotated[str | None, typer.Option("--now", metavar="T", help="As if it were then (default: now).")]
+
+
+def issue(
+    system: System = None,
+    now: Now = None,
+    follow: Annotated[
+        bool, typer.Option("--follow", help="Go on: one issue every forecast.issue_every, until Ctrl-C.")
+    ] = False,
+    db: Db = None,
+    config: ConfigFile = None,
+    json: Json = False,
+) -> None:
+    """Forecast all stations now and store it, for `velib serve` on the same database.
+
+    Exit code 3 says that it was stored, but is stale or degraded; the reason is printed.
+    """
+    from velib_predictor.jobs.issue import IssueJob
+    from velib_predictor.utils.errors import ExitCode, UsageError
+
+    if follow and (now or json):
+        raise UsageError("--follow forecasts from now on: it goes neither with --now nor with --json")
+    settings = start(config, db)
+    with closing(open_database(settings)) as database:
+        jobs = {name: IssueJob(settings, database, name) for name in _systems(database, system)}
+        if not jobs:
+            raise UsageError("no system is stored yet; collect or import one first")
+        if follow:
+            _follow(jobs, settings.forecast.issue_every)
+            return
+        instant = _instant(now)
+        issues = [job.run(instant) for job in jobs.values()]
+    done = [
+        {
+            "system_id": made.system_id,
+            "issued_at": made.issued_at.isoformat(),
+            "observed_at": made.observed_at.isoformat() if made.observed_at else None,
+            "model": made.model,
+            "model_version": made.version,
+            "state": str(made.state),
+            "reason": made.reason,
+            "stations": len(made.stations),
+        }
+        for made in issues
+    ]
+    lines = [
+        f"{row['system_id']}: {row['stations']} stations, issued {row['issued_at']} by {row['model']}, {row['state']}"
+        + (f" ({row['reason']})" if row["reason"] else "")
+        for row in done
+    ]
+    emit(done, json, "\n".join(lines))
+    if any(row["state"] != "fresh" for row in done):
+        raise typer.Exit(ExitCode.DEGRADED)
+
+
+def _follow(jobs: "Mapping[str, IssueJob]", every: "timedelta") -> None:
+    from velib_predictor.jobs.issue import LAG
+    from velib_predictor.jobs.scheduler import Job, Scheduler
+    from velib_predictor.utils.errors import ExitCode
+
+    made = [Job(f"issue-{name}", job.run, every, LAG, at_once=True) for name, job in jobs.items()]
+    with stopped_by_signals() as (stop, interrupted), Scheduler(made, stop):
+        while not stop.wait(60):
+            pass
+    if interrupted.is_set():
+        raise typer.Exit(ExitCode.INTERRUPTED)
 
 
 def score(system: System = None, now: Now = None, db: Db = None, config: ConfigFile = None, json: Json = False) -> None:

@@ -16,13 +16,11 @@ from velib_predictor.data.checks import LedgerEntry
 from velib_predictor.data.clock import SystemClock
 from velib_predictor.data.collector import OnPoll, collect
 from velib_predictor.data.database import Database
-from velib_predictor.jobs.issue import IssueJob
+from velib_predictor.jobs.issue import LAG, IssueJob
 from velib_predictor.jobs.prune import prune_archive, prune_database, prune_models
 from velib_predictor.jobs.scheduler import Job, Scheduler
 from velib_predictor.jobs.score import score
 
-_ISSUE_LAG = timedelta(seconds=1)
-"""After the tick: a poll that was answered just before it has to be stored first."""
 _SCORE_LAG = timedelta(seconds=90)
 _DAY = timedelta(days=1)
 
@@ -83,7 +81,7 @@ class LiveSystem:
         every = self._settings.forecast.issue_every
         jobs = []
         for name in self._systems:
-            jobs.append(Job(f"issue-{name}", self._issuing(name), every, _ISSUE_LAG, at_once=True))
+            jobs.append(Job(f"issue-{name}", self._issuing(name), every, LAG, at_once=True))
             jobs.append(Job(f"score-{name}", self._scoring(name), every, _SCORE_LAG))
         if self._clock.speed == 1.0:  # a demonstration is over before these are due, and its days are short
             jobs.append(Job("retrain", lambda _now: self._retrain(stop), _DAY, timedelta(hours=2, minutes=20)))

@@ -64,7 +64,7 @@ class Collector:
         self._on_poll = on_poll
         self._archive = Archive(settings.raw_dir, system_id)
         budget = min(self.every / 2, settings.collector.total_timeout)  # a later retry would run into the next tick
-        transport = HttpTransport(settings.collector, system.headers, budget=budget)
+        transport = HttpTransport(settings.collector, system.headers, budget=budget, clock=self._clock.now)
         self._feed = feed or Feed(system_id, system, settings.collector, transport)
         if last := self._archive.last():
             self._feed.resume(*last)

@@ -22,6 +22,8 @@ from velib_predictor.utils.errors import VelibError
 from velib_predictor.utils.logger import get_logger
 from velib_predictor.utils.temporal import EPOCH, format_duration, format_time, parse_duration
 
+LAG = timedelta(seconds=1)
+"""After the tick: a poll that was answered just before it has to be stored first."""
 STAND_IN = "climatology"
 _BASELINES = ("persistence", STAND_IN)  # what stands in at the end of the chain is not chosen by being new
 _log = get_logger(__name__)

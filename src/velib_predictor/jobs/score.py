@@ -68,8 +68,10 @@ def summary(database: Database, system_id: str, since: datetime | None = None) -
     found = []
     for (model, target, horizon_s), total in sorted(sums.items()):
         rows = total["rows"]
+        if not rows:
+            continue  # its time came, and nothing was observed
         means = {
-            name: round(total[column] / rows, 4) if rows else None
+            name: round(total[column] / rows, 4)
             for name, column in (
                 ("rps", "rps"), ("rps_persistence", "rps_persistence"), ("brier", "brier"),
                 ("mae_median", "error"), ("coverage_80", "covered_80"), ("share_fallback", "fallback"),

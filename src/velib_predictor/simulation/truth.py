@@ -30,7 +30,7 @@ _BROKEN_BIKE = 0.4  # of the docks that are missing; what the rates of breaking 
 _TURNED_AWAY = 0.5  # of those who wanted a bike where there is none now, soon before; less so the longer ago
 _FORGOTTEN_MIN = 45.0
 _POOLED_MIN = 1  # minutes before and after a horizon that count as it
-_PRIOR_DRAWS = 8.0  # weight of the smoothed shape
+_PRIOR_DRAWS = 24.0  # weight of the smoothed shape
 
 
 def truth(
