@@ -1,14 +1,13 @@
 """From a poll to the served answer, against the model alone: `python benchmarks/bench_issue.py [--model xgboost]`.
 
-A city of 1,500 stations with nine days of history; its feed is polled over HTTP, stored, an issue made of it and stored,
-taken over by the API and asked for over HTTP: 12 horizons, 4 targets. Promise: under 3 s. Also printed: what a day of
-issues takes in the database (promise: at most 150 MB), and the resident memory of a process that collects, forecasts
-and serves (promise: under 450 MB). The best of some rounds counts; the first one, which reads the whole history, apart.
+A city of 1,500 stations with nine days of history. Its feed is polled over HTTP and stored, an issue is made of it and
+stored, taken over by the API and asked for over HTTP: 12 horizons, 4 targets. Promise: under 3 s. Also printed: what a
+day of issues takes in the database (promise: at most 150 MB), and the resident memory of a process that collects,
+forecasts and serves (promise: under 450 MB). The best round counts; the first, which reads the whole history, apart.
 """
 
 import argparse
 import tempfile
-import threading
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, closing
@@ -17,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import numpy as np
 
 from velib_predictor.api.app import create_app
 from velib_predictor.api.server import Server, bind
@@ -161,7 +159,9 @@ def measure(folder: Path, options: argparse.Namespace) -> None:
         for _ in range(3):
             timed(bare, "model", lambda: next(model.predict(panel, panel.ticks[-1:])))
         alone = min(bare["model"])
-        print(f"{options.stations} stations, {options.model}: {issue.state}; model alone {alone:.3f} s")
+        print(
+            f"{options.stations} stations, {options.model}: {issue.state} {issue.reason or ''}; model alone {alone:.3f} s"
+        )
         print(f"{'':<16}{'first s':>9}{'best s':>9}{'/model':>9}")
         for name, taken in times.items():
             best = min(taken[1:])
@@ -169,7 +169,6 @@ def measure(folder: Path, options: argparse.Namespace) -> None:
         size = len(issue.to_bytes()) / 1e6
         print(f"an issue takes {size:.2f} MB, a day of them {96 * size:.0f} MB (promise: 150)")
         print(f"resident: {memory:.0f} MB, the city's own server included ({before:.0f} MB before; promise: 450)")
-        assert threading.active_count() < 50 and np.isfinite(alone)
 
 
 if __name__ == "__main__":

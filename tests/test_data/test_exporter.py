@@ -195,8 +195,6 @@ def test_what_cannot_be_meant_is_refused(filled: Database, tmp_path: Path) -> No
     out = tmp_path / "x.csv"
     with pytest.raises(UsageError, match="no system 'nope'; there are: oslo, velib"):
         export(filled, "status", "nope", None, None, out)
-    with pytest.raises(VelibError, match="holds no forecasts yet"):
-        export(filled, "forecasts", "velib", None, None, out)
     with pytest.raises(UsageError, match="not before --to"):
         export(filled, "status", "velib", T0, T0, out)
     with pytest.raises(UsageError, match=r"must end in \.parquet or \.csv"):

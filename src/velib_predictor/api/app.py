@@ -3,10 +3,10 @@
 from pathlib import Path
 
 from fastapi import FastAPI, Response
-from fastapi.middleware.cors import CORSMiddleware
 
 from velib_predictor import __version__
 from velib_predictor.api import problems
+from velib_predictor.api.edge import Edge
 from velib_predictor.api.measures import Measured, Measures
 from velib_predictor.api.routes import forecasts, health, scores, stations, systems
 from velib_predictor.api.service import Service
@@ -33,6 +33,6 @@ def create_app(service: Service) -> FastAPI:
     async def index() -> Response:
         return Response(page, media_type="text/html", headers={"Cache-Control": "public, max-age=300"})
 
-    app.add_middleware(CORSMiddleware, allow_origins=["*"], allow_methods=["GET", "HEAD"], expose_headers=["ETag"])
     app.add_middleware(Measured, measures=app.state.measures)
+    app.add_middleware(Edge)
     return app

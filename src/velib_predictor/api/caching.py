@@ -2,6 +2,7 @@
 
 import gzip
 import hashlib
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import msgspec
@@ -28,9 +29,20 @@ class Body(NamedTuple):
         return cls(data, packed, hashlib.blake2b(data, digest_size=8).hexdigest(), media_type)
 
 
+@lru_cache(maxsize=64)
+def accepts_gzip(accepted: str) -> bool:
+    """Whether an `Accept-Encoding` allows gzip (RFC 9110, section 12.5.3): `gzip;q=0` forbids it."""
+    weights = {}
+    for part in accepted.lower().split(","):
+        name, _, weight = part.partition(";")
+        weights[name.strip()] = weight.replace(" ", "")
+    weight = weights.get("gzip", weights.get("*", "q=0"))
+    return weight.rstrip("0").rstrip(".") not in ("q=", "q")
+
+
 def answer(request: Request, body: Body, max_age_s: int) -> Response:
     """Send a body, or 304 where the client has it already."""
-    packed = body.packed is not None and "gzip" in request.headers.get("accept-encoding", "")
+    packed = body.packed is not None and accepts_gzip(request.headers.get("accept-encoding", ""))
     etag = f'"{body.etag}-gz"' if packed else f'"{body.etag}"'
     headers = {
         "ETag": etag,

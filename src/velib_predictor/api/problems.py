@@ -12,6 +12,8 @@ from velib_predictor.utils.errors import UsageError, VelibError
 from velib_predictor.utils.logger import get_logger
 
 MEDIA_TYPE = "application/problem+json"
+METHODS = "GET, HEAD, OPTIONS"
+UNREADABLE = "the database cannot be read; the log of this program says why"
 _log = get_logger(__name__)
 
 
@@ -30,7 +32,7 @@ def problem(request: Request, status: int, detail: str, **extra: Any) -> Respons
         "title": HTTPStatus(status).phrase,
         "status": status,
         "detail": detail,
-        "instance": request.url.path,
+        "instance": request.scope["path"],
         **extra,
     }
     headers = {"Cache-Control": "no-store"}
@@ -48,7 +50,11 @@ def install(app: FastAPI) -> None:
             return problem(request, HTTPStatus.NOT_FOUND, str(error))
         if isinstance(error, UsageError):
             return problem(request, HTTPStatus.UNPROCESSABLE_ENTITY, str(error))
-        return problem(request, HTTPStatus.SERVICE_UNAVAILABLE, str(error))
+        if isinstance(error, NotReadyError):
+            return problem(request, HTTPStatus.SERVICE_UNAVAILABLE, str(error))
+        # Where the database stands is nobody's business outside.
+        _log.error("a request failed", path=request.scope["path"], error=str(error))
+        return problem(request, HTTPStatus.SERVICE_UNAVAILABLE, UNREADABLE)
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> Response:
@@ -63,14 +69,20 @@ def install(app: FastAPI) -> None:
     async def http(request: Request, error: HTTPException) -> Response:
         detail = str(error.detail)
         if error.status_code == HTTPStatus.NOT_FOUND:
-            detail = f"there is nothing at {request.url.path}; / lists what there is"
+            detail = f"there is nothing at {request.scope['path']}; / lists what there is"
+        if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+            detail = f"{request.method} is not possible here; everything can only be read: {METHODS}"
         answer = problem(request, error.status_code, detail)
         answer.headers.update(error.headers or {})
+        if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+            answer.headers["Allow"] = METHODS
         return answer
 
     @app.exception_handler(Exception)
     async def broken(request: Request, error: Exception) -> Response:
-        _log.error("a request failed", path=request.url.path, error=repr(error))
-        return problem(
+        _log.error("a request failed", path=request.scope["path"], error=repr(error))
+        answer = problem(
             request, HTTPStatus.INTERNAL_SERVER_ERROR, "a mistake in this program; its log says what happened"
         )
+        answer.headers["Access-Control-Allow-Origin"] = "*"  # this one is sent from outside `Edge`
+        return answer

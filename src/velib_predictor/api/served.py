@@ -1,7 +1,7 @@
 """One issue made ready to be asked: its numbers are computed at once, its bodies when somebody first wants them."""
 
 from collections import OrderedDict
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import cached_property
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -18,12 +18,15 @@ from velib_predictor.utils.errors import UsageError
 from velib_predictor.utils.temporal import format_duration
 
 QUANTILES = {"q10": 0.1, "q50": 0.5, "q90": 0.9}
-_NETWORKS_KEPT = 48
+NETWORK_HORIZON = timedelta(minutes=30)
+_NETWORKS_KEPT = 24
 _FALLBACKS = {
     Source.CLIMATOLOGY: "what is usual there at that hour stands in for the model",
     Source.PERSISTENCE: "what was last seen there stands in for the model",
     Source.NONE: "nothing has been seen there within a day",
 }
+
+_CLOSED = "the station was out of order when last seen; the probabilities are 0 until it opens"
 
 Numbers = dict[str, npt.NDArray[Any]]
 
@@ -113,20 +116,29 @@ class Served:
     def state(self, place: int) -> tuple[State, str | None]:
         """What a station's forecast rests on, and why if that is not a fresh model."""
         issue = self.issue
+        stand_in = self._stand_in(place)
+        unseen = "" if self._seen(place) else "the station was not seen in the last poll"
         if issue.state is State.STALE:
-            return State.STALE, issue.reason
-        if (issue.now[place] < 0).all():
-            return State.STALE, "the station was not seen in the last poll; " + self._stand_in(place)
-        if not issue.open[place]:
-            return State.CLOSED, "the station was out of order when last seen; the probabilities are 0 until it opens"
+            return State.STALE, _joined(issue.reason, _CLOSED if self._closed(place) else stand_in)
+        if unseen:
+            return State.STALE, _joined(unseen, stand_in)
+        if self._closed(place):
+            return State.CLOSED, _CLOSED
         if issue.state is State.DEGRADED:
-            return State.DEGRADED, "; ".join(filter(None, [issue.reason, self._stand_in(place)]))
-        if issue.source[place].any():
-            return State.DEGRADED, self._stand_in(place)
-        return State.FRESH, None
+            return State.DEGRADED, _joined(issue.reason, stand_in)
+        return (State.DEGRADED, stand_in) if stand_in else (State.FRESH, None)
+
+    def _seen(self, place: int) -> bool:
+        return bool((self.issue.now[place] >= 0).any())
+
+    def _closed(self, place: int) -> bool:
+        return self._seen(place) and not self.issue.open[place]
 
     def _stand_in(self, place: int) -> str:
-        return _FALLBACKS.get(Source(int(self.issue.source[place].max())), "")
+        """What stands in for the model; a target that nothing is known of has no numbers, which says it."""
+        sources = self.issue.source[place]
+        given = sources[sources != Source.NONE]
+        return _FALLBACKS.get(Source(int(given.max())) if len(given) else Source.NONE, "")
 
     def _who(self, place: int) -> dict[str, Any]:
         stations = self.issue.stations
@@ -135,8 +147,8 @@ class Served:
             "station_id": stations.id[place],
             "code": stations.code[place],
             "name": stations.name[place],
-            "lat": None if np.isnan(lat) else lat,
-            "lon": None if np.isnan(lon) else lon,
+            "lat": lat if np.isfinite(lat) else None,
+            "lon": lon if np.isfinite(lon) else None,
         }
 
     def _now(self, place: int) -> dict[str, int | None]:
@@ -146,7 +158,7 @@ class Served:
     def _point(self, row: int, valid: str, table: Numbers, place: int | None = None) -> dict[str, Any]:
         """One instant of one station. `row` is its place in `table`, `place` that among the stations."""
         place = row if place is None else place
-        closed = not self.issue.open[place] and bool((self.issue.now[place] >= 0).any())
+        closed = self._closed(place)
         point: dict[str, Any] = {"valid_time": valid}
         for target, name in enumerate(self.issue.spec.targets):
             if self.issue.source[place, target] == Source.NONE:
@@ -213,6 +225,11 @@ class Served:
     # -- said once -------------------------------------------------------------------------------------------
 
     @cached_property
+    def default_horizon(self) -> str:
+        """How far ahead the whole network is shown where nobody says it."""
+        return format_duration(min(NETWORK_HORIZON, self.issue.spec.horizons[-1]))
+
+    @cached_property
     def _issued_at(self) -> str:
         return self.local(self.issue.issued_at)
 
@@ -248,9 +265,14 @@ def numbers(cdf: npt.NDArray[np.float32], least: int = 1) -> Numbers:
     """
     if least < 1:
         raise UsageError(f"min={least}: at least 1 is asked for")
-    table: Numbers = {"mean": np.round((1 - cdf[..., :-1]).sum(axis=-1).astype(np.float64), 2)}
+    table: Numbers = {"mean": np.round(np.abs((1 - cdf[..., :-1]).sum(axis=-1).astype(np.float64)), 2)}
     table |= {name: algebra.quantile(cdf, q) for name, q in QUANTILES.items()}
-    for count in {1, least}:
+    for count in dict.fromkeys((1, least)):
         above = 1 - cdf[..., count - 1] if count <= cdf.shape[-1] else np.zeros(cdf.shape[:-1])
-        table[f"p_ge_{count}"] = np.round(above.astype(np.float64), 3)
+        # Shares of a mixture add up to 1 within rounding: no answer may read -0.0.
+        table[f"p_ge_{count}"] = np.round(np.maximum(above.astype(np.float64), 0.0), 3)
     return table
+
+
+def _joined(*parts: str | None) -> str:
+    return "; ".join(part for part in parts if part)

@@ -2,15 +2,16 @@
 
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from zoneinfo import ZoneInfo
 
-from velib_predictor.api.problems import NotFoundError, NotReadyError
+from velib_predictor.api.problems import UNREADABLE, NotFoundError, NotReadyError
 from velib_predictor.api.served import Served
 from velib_predictor.config.config import Settings
 from velib_predictor.data.clock import SystemClock
-from velib_predictor.data.database import Database
-from velib_predictor.inference.current import Current, SystemAbout, current, heard_at, systems
+from velib_predictor.data.database import Database, DatabaseError
+from velib_predictor.inference.current import Current, StationNow, SystemAbout, current, heard_at, systems
 from velib_predictor.inference.issue import State
 from velib_predictor.inference.issues import Issues, Mark
 from velib_predictor.utils.errors import VelibError
@@ -29,6 +30,28 @@ class Known:
     mark: Mark | None
     served: Served | None
     current: Current
+    trouble: str | None = None
+    """Why the newest issue is not the one that is served."""
+
+    def station(self, id_or_code: str) -> StationNow:
+        """The station with that id, else with that code.
+
+        Raises:
+            NotFoundError: there is none.
+        """
+        stations, name = self.current.stations, self.about.system_id
+        found = stations.get(id_or_code) or next((s for s in stations.values() if s.code == id_or_code), None)
+        if found is None:
+            raise NotFoundError(
+                f"no station {id_or_code[:80]!r} (id or code) in {name!r}; /v1/systems/{name}/stations lists them"
+            )
+        return found
+
+    def local(self, when: datetime | None) -> str | None:
+        """RFC 3339 with the offset of the system's own time zone."""
+        if when is None:
+            return None
+        return when.replace(microsecond=0).astimezone(ZoneInfo(self.about.timezone or "UTC")).isoformat()
 
 
 class Service:
@@ -44,6 +67,7 @@ class Service:
         self.clock = clock or SystemClock()
         self.systems: Mapping[str, Known] = {}
         self.trouble: str | None = "the database has not been read yet"
+        self._failing = False
         self._wake = threading.Event()
 
     # -- following -------------------------------------------------------------------------------------------
@@ -51,17 +75,27 @@ class Service:
     def follow(self, stop: threading.Event) -> None:
         """Look for news until `stop` is set; whatever happens, what is known is served on."""
         while not stop.is_set():
-            try:
-                self.refresh()
-            except VelibError as error:
-                if self.trouble is None:
-                    _log.error("the database cannot be read; the last issue is served on", error=str(error))
-                self.trouble = str(error)
-            except Exception as error:
-                _log.exception("looking for news failed", error=repr(error))
-                self.trouble = repr(error)
+            self.look()
             self._wake.wait(_EVERY_S)
             self._wake.clear()
+
+    def look(self) -> None:
+        """`refresh`; where that fails, what is known is served on and grows old."""
+        try:
+            self.refresh()
+        except VelibError as error:
+            if not self._failing:
+                _log.error("the database cannot be read; the last issue is served on", error=str(error))
+            self._failing, self.trouble = True, UNREADABLE
+        except Exception as error:
+            if not self._failing:
+                _log.exception("looking for news failed", error=repr(error))
+            self._failing, self.trouble = True, "a mistake in this program; its log says what happened"
+        if self._failing:
+            self.systems = {
+                name: replace(known, served=self._aged(known.served)) if known.served else known
+                for name, known in self.systems.items()
+            }
 
     def nudge(self) -> None:
         """Look for news at once: something was stored."""
@@ -71,28 +105,42 @@ class Service:
         """Take over what is new in the database.
 
         Raises:
-            VelibError: the database cannot be read, or an issue is damaged.
+            VelibError: the database cannot be read.
         """
         found = {about.system_id: self._known(about) for about in systems(self.database)}
         self.systems = found
-        self.trouble = None
+        self._failing, self.trouble = False, None
 
     def _known(self, about: SystemAbout) -> Known:
         before = self.systems.get(about.system_id)
         issues = Issues(self.database, about.system_id)
         mark = issues.mark()
-        served = before.served if before else None
+        served, trouble = (before.served, before.trouble) if before else (None, None)
         if mark is None:
-            served = None
+            served, trouble = None, None
         elif before is None or mark != before.mark or about != before.about:
-            issue = issues.newest()
-            served = Served(issue, about) if issue else None
+            try:
+                issue = issues.newest()
+                served, trouble = Served(issue, about) if issue else None, None
+            except DatabaseError:
+                raise
+            except VelibError as error:  # damaged: that must not keep other systems, or the last good one, from people
+                _log.error(
+                    "an issue cannot be read; the last one is served on", system=about.system_id, error=str(error)
+                )
+                trouble = str(error)
         if served is not None:
             served = self._aged(served)
         there = before.current if before else None
-        if there is None or heard_at(self.database, about.system_id) != there.heard_at:
+        # History that was imported has no polls: there a new issue tells that something was stored.
+        if (
+            there is None
+            or before is None
+            or mark != before.mark
+            or heard_at(self.database, about.system_id) != there.heard_at
+        ):
             there = current(self.database, about.system_id)
-        return Known(about, mark, served, there)
+        return Known(about, mark, served, there, trouble)
 
     def _aged(self, served: Served) -> Served:
         """An issue that should have been followed by others is stale, whatever it was when it was made."""
@@ -117,11 +165,11 @@ class Service:
         if known is None:
             if not self.systems:
                 raise NotReadyError(self.trouble or "no system has been stored yet; collect or import one first")
-            raise NotFoundError(f"no system {system_id!r}; there are: {', '.join(sorted(self.systems))}")
+            raise NotFoundError(f"no system {system_id[:80]!r}; there are: {', '.join(sorted(self.systems))}")
         return known
 
-    def forecasts(self, system_id: str) -> Served:
-        """A system's newest issue.
+    def forecasts(self, system_id: str) -> tuple[Known, Served]:
+        """A system and its newest issue.
 
         Raises:
             NotFoundError: there is no such system.
@@ -129,8 +177,10 @@ class Service:
         """
         known = self.system(system_id)
         if known.served is None:
-            raise NotReadyError(f"no forecast has been issued for {system_id!r} yet; the issue job makes the first one")
-        return known.served
+            raise NotReadyError(
+                known.trouble or f"no forecast has been issued for {system_id!r} yet; the issue job makes the first one"
+            )
+        return known, known.served
 
     def until_next(self, served: Served) -> int:
         """Seconds (of the caller's clock) for which an answer from this issue holds."""

@@ -1,6 +1,5 @@
 """`velib city`: a synthetic city with known rates, as history files or as live feeds over HTTP."""
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -10,6 +9,7 @@ from velib_predictor.commands.output import Json, emit, progress_bar
 
 app = typer.Typer(help="A synthetic city with known rates: history files, and live feeds over HTTP.")
 
+_STATE, _CONFIG = "city.npz", "city.json"
 Stations = Annotated[int, typer.Option("--stations", help="How many stations.")]
 Seed = Annotated[int, typer.Option("--seed", help="The same seed makes the same city and the same days.")]
 
@@ -26,9 +26,12 @@ def history(
     every: Annotated[str, typer.Option("--every", help="Time between polls.")] = "5m",
     as_json: Json = False,
 ) -> None:
-    """Write weeks of a city's past, as files that `velib import` reads."""
+    """Write weeks of a city's past, as files that `velib import` reads, and its state, for `velib city serve`."""
+    import json
+    from dataclasses import asdict
     from datetime import UTC, datetime, timedelta
 
+    from velib_predictor.simulation import checkpoint
     from velib_predictor.simulation.city import SYSTEM_ID, City, CityConfig
     from velib_predictor.simulation.history import write_history
     from velib_predictor.utils.temporal import EPOCH, format_time, parse_duration, parse_time
@@ -39,14 +42,17 @@ def history(
     start = end - timedelta(weeks=weeks) // step * step
     config = CityConfig(stations=stations, seed=seed)
     with progress_bar() as progress:
-        write_history(City.make(config), start, end, step, out, progress)
+        simulation = write_history(City.make(config), start, end, step, out, progress)
+    checkpoint.save(simulation, out / _STATE)
+    (out / _CONFIG).write_text(json.dumps(asdict(config), indent=1), encoding="utf-8")
     words = ["import", "--system", SYSTEM_ID, "--timezone", config.timezone]
     for name in ("stations", "status", "polls"):
         words += [f"--{name}", str(out / f"{name}.parquet")]
     emit(
         {"folder": str(out), "from": format_time(start), "to": format_time(end), "import": ["velib", *words]},
         as_json,
-        f"{format_time(start)} to {format_time(end)}; take it in with\nvelib {' '.join(words)}",
+        f"{format_time(start)} to {format_time(end)}; take it in with\nvelib {' '.join(words)}\n"
+        f"and let it live on with\nvelib city serve --resume {out}",
     )
 
 
@@ -61,13 +67,17 @@ def serve(
     start: Annotated[
         str | None, typer.Option("--from", metavar="T", help="Simulated time of the start; now if not given.")
     ] = None,
+    resume: Annotated[
+        Path | None, typer.Option("--resume", metavar="DIR", help="Go on where this folder's history ends.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Serve a city's feed, its weather forecast, and switches for faults, until interrupted."""
-    import threading
+    import json
     from datetime import UTC, datetime
     from typing import cast
 
+    from velib_predictor.simulation import checkpoint
     from velib_predictor.simulation.city import City, CityConfig
     from velib_predictor.simulation.clock import Clock
     from velib_predictor.simulation.gbfs import Flavour
@@ -75,8 +85,13 @@ def serve(
     from velib_predictor.simulation.simulation import Simulation
     from velib_predictor.utils.temporal import parse_time
 
-    begins = parse_time(start) if start else datetime.now(UTC)
-    simulation = Simulation(City.make(CityConfig(stations=stations, seed=seed)), begins)
+    if resume:
+        config = CityConfig(**json.loads((resume / _CONFIG).read_text(encoding="utf-8")))
+        simulation = checkpoint.load(City.make(config), resume / _STATE)
+        begins = parse_time(start) if start else simulation.now
+    else:
+        begins = parse_time(start) if start else datetime.now(UTC)
+        simulation = Simulation(City.make(CityConfig(stations=stations, seed=seed)), begins)
     with CityServer(simulation, Clock(begins, speed), cast(Flavour, flavour), host, port) as server:
         emit(
             {"feed": server.url, "weather": server.weather_url, "control": server.control_url},
@@ -84,5 +99,10 @@ def serve(
             f"feed     {server.url}\nweather  {server.weather_url}\ncontrol  {server.control_url}\n"
             f"collect it with: velib collect --system city --url {server.url}",
         )
-        sys.stdout.flush()
-        threading.Event().wait()
+        _until_interrupted()
+
+
+def _until_interrupted() -> None:
+    import threading
+
+    threading.Event().wait()

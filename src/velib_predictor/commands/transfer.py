@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
@@ -14,6 +14,7 @@ from velib_predictor.commands.output import start as read_settings
 
 if TYPE_CHECKING:
     from velib_predictor.data.database import Database
+    from velib_predictor.data.exporter import What as Kind
 
 SystemId = Annotated[str, typer.Option("--system", help="Name of the system, such as velib.")]
 
@@ -77,14 +78,23 @@ def export(
     config: ConfigFile = None,
     as_json: Json = False,
 ) -> None:
-    """Write stored rows, or with --grid a full grid, to a file that `velib import` reads."""
+    """Write stored rows, or with --grid a full grid, to a file that `velib import` reads; or the stored forecasts."""
     from velib_predictor.data.exporter import export as write
+    from velib_predictor.jobs.export import write_issues
+    from velib_predictor.utils.errors import UsageError
     from velib_predictor.utils.temporal import parse_duration, parse_time
 
     first, last = parse_time(start) if start else None, parse_time(end) if end else None
     step, oldest = parse_duration(grid) if grid else None, parse_duration(tolerance) if tolerance else None
     with _database(db, config) as database:
-        report = write(database, what.value, system, first, last, out, grid=step, tolerance=oldest)
+        if what is What.FORECASTS:
+            if step or oldest:
+                raise UsageError("--grid and --tolerance are for status only, not for forecasts")
+            count = write_issues(database, system, first, last, out)
+            data = {"what": "forecasts", "system_id": system, "file": str(out), "issues": count}
+            emit(data, as_json, f"{count} issues written to {out}")
+            return
+        report = write(database, cast("Kind", what.value), system, first, last, out, grid=step, tolerance=oldest)
     emit(report.as_dict(), as_json, f"{report.rows} rows written to {out}")
 
 

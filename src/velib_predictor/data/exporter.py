@@ -24,7 +24,7 @@ from velib_predictor.utils.errors import UsageError, VelibError
 from velib_predictor.utils.temporal import EPOCH, MICROSECOND, from_micros
 
 Times = npt.NDArray[np.datetime64]
-What = Literal["status", "stations", "polls", "forecasts"]
+What = Literal["status", "stations", "polls"]
 _GROUP_ROWS = 500_000  # read at a time
 _FILE_ROWS = 524_288  # of one Parquet row group
 
@@ -63,13 +63,11 @@ def export(
 
     Raises:
         UsageError: an unknown system, an empty period, a grid of something else than status, a name of no known format.
-        VelibError: there is nothing of that kind yet, or the file cannot be written.
+        VelibError: the file cannot be written.
     """
     database.require_current()
     system = _system_key(database, system_id)
     suffix_of(out)
-    if what == "forecasts":
-        raise VelibError("this database holds no forecasts yet; status, stations and polls can be exported")
     if start is not None and end is not None and start >= end:
         raise UsageError(f"--from {start.isoformat()} is not before --to {end.isoformat()}")
     if (grid or tolerance) and what != "status":

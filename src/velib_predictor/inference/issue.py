@@ -16,9 +16,10 @@ import zstandard
 from safetensors.numpy import load, save
 
 from velib_predictor.data.panel import Panel, Stations
+from velib_predictor.forecast import pmf as algebra
 from velib_predictor.forecast.forecast import Forecast, ForecastSpec
 from velib_predictor.utils.errors import UsageError, VelibError
-from velib_predictor.utils.temporal import format_duration, format_time, from_micros
+from velib_predictor.utils.temporal import format_duration, format_time, from_micros, to_micros
 
 ONE = 255
 """What probability 1 is stored as."""
@@ -145,6 +146,14 @@ class Issue:
         certain = (np.arange(size) >= np.minimum(counts, self.k[stations, None])[..., None]).astype(np.float32)
         first = self.cdf[stations, 0] * np.float32(1 / ONE)
         return np.where((counts >= 0)[..., None], certain, first)
+
+    def forecast(self) -> Forecast:
+        """The issue as a forecast of one origin, as exact as it was kept."""
+        cdf = self.cdf.astype(np.float32) * np.float32(1 / ONE)
+        known = self.source != Source.NONE
+        pmf = np.where(known[:, None, :, None], algebra.to_pmf(cdf), np.float32(0))
+        origin = np.array([to_micros(self.issued_at)], dtype="datetime64[us]").astype("datetime64[s]")
+        return Forecast(self.spec, self.model, origin, self.stations.id, pmf[None], self.k[None], known[None])
 
     @property
     def until(self) -> datetime:

@@ -68,9 +68,11 @@ class Issues:
         """The issue of that time, if there is one."""
         return self._one(self._rows().where(_TABLE.issued_at == issued_at))
 
-    def times(self, after: datetime | None, before: datetime) -> list[datetime]:
+    def times(self, after: datetime | None = None, before: datetime | None = None) -> list[datetime]:
         """When the issues of a period were issued, ascending; `after` and `before` are left out."""
-        query = select(_TABLE.issued_at).where(_TABLE.system_key == self._key, _TABLE.issued_at < before)
+        query = select(_TABLE.issued_at).where(_TABLE.system_key == self._key)
+        if before is not None:
+            query = query.where(_TABLE.issued_at < before)
         if after is not None:
             query = query.where(_TABLE.issued_at > after)
         with self._database.read() as connection:

@@ -8,6 +8,7 @@ from urllib.parse import parse_qsl, urlsplit
 from velib_predictor.utils.errors import VelibError
 
 _LONGEST_BODY = 65_536
+_DRAINED = 4 << 20
 
 
 class Serves(Protocol):
@@ -42,6 +43,8 @@ class Handler(BaseHTTPRequestHandler):
         length = self.headers.get("Content-Length", "")
         if self.path != "/control" or not length.isdecimal() or int(length) > _LONGEST_BODY:
             self.close_connection = True
+            # Read all the same: closed before that, the client's system might throw the answer away.
+            self.rfile.read(min(int(length) if length.isdecimal() else 0, _DRAINED))
             self._say(404 if self.path != "/control" else 413, {"error": "post a short JSON object to /control"})
             return
         try:

@@ -7,6 +7,7 @@ POST /control with JSON: faults of the feed by name, and `weather` (faults of th
 import gzip
 import hashlib
 import json
+import sys
 import threading
 from collections.abc import Mapping
 from dataclasses import replace
@@ -36,6 +37,15 @@ class Answer(NamedTuple):
     body: bytes | None
     headers: dict[str, str]
     announced: int
+
+
+class _QuietServer(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that went away is no error of the city's."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
 
 
 class CityServer:
@@ -70,8 +80,7 @@ class CityServer:
         class Bound(Handler):
             city = owner
 
-        self._http = ThreadingHTTPServer((host, port), Bound)
-        self._http.daemon_threads = True
+        self._http = _QuietServer((host, port), Bound)
         self._threads = (
             threading.Thread(target=self._http.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True),
             threading.Thread(target=self._keep_up, daemon=True),

@@ -9,7 +9,7 @@ from typing import Self
 
 import numpy as np
 
-from velib_predictor.simulation.demand import MINUTE, RIDE_FIELDS
+from velib_predictor.simulation.demand import FROM, MINUTE, RIDE_FIELDS, TO
 from velib_predictor.simulation.layout import Ints
 
 MECHANICAL, ELECTRIC = 0, 1
@@ -45,6 +45,28 @@ class State:
         arrays = (f.name for f in fields(self) if isinstance(getattr(self, f.name), np.ndarray))
         rides = {minute: list(pieces) for minute, pieces in self.rides.items()}  # pieces do not change
         return replace(self, rides=rides, **{name: getattr(self, name).copy() for name in arrays})
+
+    def copies(self, draws: int) -> Self:
+        """A state of `draws` copies of this city, int32[..., draw * stations + station]."""
+        stations = len(self.docks)
+
+        def apart(riders: Ints) -> Ints:
+            found = np.tile(riders, draws)
+            offset = np.repeat(np.arange(draws, dtype=np.int32) * stations, riders.shape[1])
+            found[TO] += offset
+            if len(found) > FROM:
+                found[FROM] += offset
+            return found
+
+        return replace(
+            self,
+            bikes=np.tile(self.bikes, draws),
+            broken=np.tile(self.broken, draws),
+            docks=np.tile(self.docks, draws),
+            broken_docks=np.tile(self.broken_docks, draws),
+            rides={minute: [apart(piece) for piece in pieces] for minute, pieces in self.rides.items()},
+            walkers=apart(self.walkers),
+        )
 
     @property
     def fleet(self) -> int:

@@ -1,9 +1,9 @@
-"""The best forecast that the feed allows: many futures drawn from the true rates, from what the feed shows now.
+"""Forecasts that know the true rates: many futures drawn from them, from what the feed shows now or from all there is.
 
-It knows the rates, the weather to come, and how riders, trucks and repairs behave. It does not know what the feed does
-not show: who is under way (drawn from the rates of the last hour), what is on the trucks (as they would choose now),
-and whether a missing dock is broken or holds a broken bike (drawn). No forecaster from the same feed can be better in
-the mean, except for what is approximated here and for the chance of finitely many draws.
+Both know the rates, the weather to come, and how riders, trucks and repairs behave. `truth` sees of the present what
+the feed shows: no forecaster from the counts of one moment can be better in the mean, but for what is approximated
+here and for the chance of finitely many draws. `oracle` also sees what is hidden (who is under way, what is broken):
+no forecaster at all can be better. One that has seen the feed's past may come to lie between the two.
 """
 
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from velib_predictor.simulation.city import City
 from velib_predictor.simulation.demand import FIELDS, FROM, KIND, MINUTE, RIDE, RIDE_FIELDS
 from velib_predictor.simulation.engine import Engine
 from velib_predictor.simulation.layout import Ints
-from velib_predictor.simulation.simulation import MINUTE_US
+from velib_predictor.simulation.simulation import MINUTE_US, Simulation
 from velib_predictor.simulation.state import ELECTRIC, MECHANICAL, State
 from velib_predictor.simulation.upkeep import DRIVE_MIN, drive_trucks, trucks_at
 from velib_predictor.utils.temporal import to_micros
@@ -46,6 +46,9 @@ def truth(
 ) -> Probabilities:
     """The probability of each count, float32[station, horizon, target, count], with counts 0..the largest capacity.
 
+    Who is under way is drawn from the rates of the last hour, trucks load and drive as they would choose now, and it
+    is drawn whether a missing dock is broken or holds a broken bike.
+
     Nothing is likely beyond a station's own capacity. Few draws leave holes in a histogram, so the minute before and
     after a horizon count as well, and a smoothed shape (a kernel as wide as Silverman 1986 says, reflected at 0)
     weighs as much as `_PRIOR_DRAWS` draws.
@@ -59,6 +62,19 @@ def truth(
     minute = to_micros(at) // MINUTE_US
     random = np.random.default_rng([city.config.seed, seed, minute])
     state = _drawn(city, minute, np.array([mechanical, ebikes], dtype=np.int32), np.asarray(docks), draws, random)
+    return _futures(city, state, horizons, draws, random)
+
+
+def oracle(simulation: Simulation, horizons: Sequence[timedelta], draws: int = 256, *, seed: int = 0) -> Probabilities:
+    """As `truth`, from all that there is now; the simulation stays where it is."""
+    state = simulation.state
+    random = np.random.default_rng([simulation.city.config.seed, seed, state.minute])
+    return _futures(simulation.city, state.copies(draws), horizons, draws, random)
+
+
+def _futures(city: City, state: State, horizons: Sequence[timedelta], draws: int, random: Random) -> Probabilities:
+    """Distributions of the counts to come, float32[station, horizon, target, count], from copies of a state."""
+    minute = state.minute
     engine = Engine(city, state, lambda _stream, _index: random, draws, since=minute)
     size = int(city.stations.capacity.max()) + 1
     found = np.zeros((len(city), len(horizons), len(TARGETS), size), dtype=np.float32)

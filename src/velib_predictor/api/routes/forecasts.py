@@ -3,11 +3,9 @@
 from fastapi import APIRouter, Request, Response
 
 from velib_predictor.api.caching import answer
-from velib_predictor.api.dependencies import At, Horizon, Least, ServiceDep, instant, place_of
-from velib_predictor.utils.temporal import parse_duration
+from velib_predictor.api.dependencies import At, Horizon, Least, ServiceDep, ahead, instant, place_of
 
 router = APIRouter(prefix="/v1/systems/{system}", tags=["forecasts"])
-NETWORK_HORIZON = "30m"
 _NOW_MOVES_S = 30
 """How long an answer that counts from now is kept."""
 
@@ -23,16 +21,15 @@ async def station_forecast(
     least: Least = 1,
 ) -> Response:
     """All horizons of the newest issue, or one instant: the probability of at least one bike and dock, and more."""
-    served = service.forecasts(system)
-    place = place_of(served, station)
-    when = instant(service, at, horizon)
+    known, served = service.forecasts(system)
+    place = place_of(known, served, station)
+    when = instant(service, served, at, horizon)
     max_age = service.until_next(served)
     if when is None and least == 1:
         return answer(request, served.station(place), max_age)
     if when is None:
         return answer(request, served.station_at_all(place, least), max_age)
     if horizon is not None:
-        when = min(when, max(served.issue.until, service.now()))
         max_age = min(max_age, _NOW_MOVES_S)
     return answer(request, served.station_at(place, when, least), max_age)
 
@@ -47,10 +44,9 @@ def network_forecast(
     least: Least = 1,
 ) -> Response:
     """All stations at one instant; half an hour from now if none is named."""
-    served = service.forecasts(system)
-    when = instant(service, at, horizon) or service.now() + parse_duration(NETWORK_HORIZON)
+    _, served = service.forecasts(system)
+    when = instant(service, served, at, horizon) or ahead(service, served, served.default_horizon)
     max_age = service.until_next(served)
     if at is None:
-        when = min(when, max(served.issue.until, service.now()))
         max_age = min(max_age, _NOW_MOVES_S)
     return answer(request, served.network(when, least), max_age)

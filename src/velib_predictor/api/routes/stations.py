@@ -1,15 +1,13 @@
 """The stations and what is there now."""
 
-from datetime import datetime
+import math
 from enum import StrEnum
 from typing import Annotated, Any
-from zoneinfo import ZoneInfo
 
 from fastapi import APIRouter, Query, Request, Response
 
 from velib_predictor.api.caching import GEOJSON, Body, answer
 from velib_predictor.api.dependencies import ServiceDep
-from velib_predictor.api.problems import NotFoundError
 from velib_predictor.api.served import meta
 from velib_predictor.api.service import Known
 from velib_predictor.inference.current import StationNow
@@ -65,25 +63,17 @@ def list_stations(
 async def one_station(request: Request, service: ServiceDep, system: str, station: str) -> Response:
     """By its id, or by the code on its kiosk."""
     known = service.system(system)
-    found = known.current.stations.get(station) or next(
-        (other for other in known.current.stations.values() if other.code == station), None
-    )
-    if found is None:
-        raise NotFoundError(
-            f"no station {station!r} (id or code) in {system!r}; /v1/systems/{system}/stations lists them"
-        )
-    return answer(request, Body.of({**described(found, known), "meta": meta(known.about)}), _MAX_AGE_S)
+    found = described(known.station(station), known)
+    return answer(request, Body.of({**found, "meta": meta(known.about)}), _MAX_AGE_S)
 
 
 def described(station: StationNow, known: Known) -> dict[str, Any]:
     """A station as plain values, times with the offset of its city."""
     values = station._asdict()
-    values["observed_at"] = _local(station.observed_at, known.about.timezone)
+    values["observed_at"] = known.local(station.observed_at)
+    for name in ("lat", "lon"):
+        values[name] = values[name] if values[name] is not None and math.isfinite(values[name]) else None
     return values
-
-
-def _local(when: datetime | None, timezone: str | None) -> str | None:
-    return when.replace(microsecond=0).astimezone(ZoneInfo(timezone or "UTC")).isoformat() if when else None
 
 
 def _box(text: str) -> tuple[float, float, float, float]:
