@@ -26,7 +26,7 @@ from velib_predictor.data.calendar import WORKDAY, local_time
 from velib_predictor.simulation.city import City, CityConfig
 from velib_predictor.simulation.history import write_history
 from velib_predictor.simulation.simulation import Simulation
-from velib_predictor.simulation.truth import TARGETS, truth
+from velib_predictor.simulation.truth import TARGETS, oracle, truth
 from velib_predictor.training.metrics import log_score, rps
 
 START = datetime(2026, 9, 28, tzinfo=UTC)  # a Monday
@@ -147,12 +147,15 @@ def skill(city: City, origins: int, draws: int) -> Iterable[str]:
     starts = [START + n * (timedelta(days=7) // origins // EVERY * EVERY) for n in range(origins)]
     wanted = sorted({start + ahead for start in starts for ahead in [timedelta(0), *HORIZONS]})
     seen: dict[datetime, npt.NDArray[np.int32]] = {}
+    all_known: dict[datetime, npt.NDArray[np.float32]] = {}
     for at in wanted:
         simulation.advance(at)
+        if at in starts:
+            all_known[at] = oracle(simulation, HORIZONS, draws)
         counts = simulation.counts()
         seen[at] = np.stack([counts.bikes, counts.mechanical, counts.ebikes, counts.docks], axis=1)
     k = city.stations.capacity[:, None, None]
-    sums = np.zeros((4, len(HORIZONS), len(TARGETS)))
+    sums = np.zeros((5, len(HORIZONS), len(TARGETS)))
     seconds = 0.0
     for start in starts:
         shown = seen[start]
@@ -163,16 +166,18 @@ def skill(city: City, origins: int, draws: int) -> Iterable[str]:
         cdf = pmf.cumsum(axis=-1)
         low, high = (np.argmax(cdf >= level, axis=-1) for level in (0.05, 0.95))
         held = (happened >= low) & (happened <= high)
-        parts = rps(cdf, happened), np.abs(shown[:, None] - happened), log_score(pmf, happened, k), held
+        oracles = rps(all_known[start].cumsum(axis=-1), happened)
+        parts = oracles, rps(cdf, happened), np.abs(shown[:, None] - happened), log_score(pmf, happened, k), held
         sums += np.stack([part.mean(axis=0) for part in parts])
-    best, persistence, log, covered = sums / origins
+    known, best, persistence, log, covered = sums / origins
     yield f"{origins} origins over a week, {draws} draws, {seconds / origins:.2f} s an origin to 180 min"
-    yield "target      min   RPS: best  persistence  skill   log score   90 % interval holds"
+    yield "target      min   RPS: all known     truth  persistence  skill   log score   90 % interval holds"
     for target, name in enumerate(TARGETS):
         for index, horizon in enumerate(HORIZONS):
+            minutes = horizon // timedelta(minutes=1)
             ours, theirs = best[index, target], persistence[index, target]
             yield (
-                f"{name:10}  {horizon // timedelta(minutes=1):3}   {ours:9.3f}  {theirs:11.3f}  "
+                f"{name:10}  {minutes:3}   {known[index, target]:14.3f} {ours:9.3f}  {theirs:11.3f}  "
                 f"{100 * (1 - ours / theirs):4.0f} %   {log[index, target]:9.3f}   {100 * covered[index, target]:.0f} %"
             )
 

@@ -9,7 +9,7 @@ import numpy.typing as npt
 from tests.test_simulation.small import START, city, engine, living, tiled, values
 from velib_predictor.simulation.city import City
 from velib_predictor.simulation.simulation import Counts, Simulation
-from velib_predictor.simulation.truth import TARGETS, truth
+from velib_predictor.simulation.truth import TARGETS, oracle, truth
 from velib_predictor.training.metrics import rps
 
 HORIZONS = [timedelta(minutes=m) for m in (15, 60, 180)]
@@ -83,23 +83,39 @@ def test_it_agrees_with_brute_force() -> None:
         assert apart.mean() < 0.06
 
 
+def test_the_oracle_is_brute_force() -> None:
+    simulation = living()
+    before = values(simulation.counts())
+    draws = 300
+    mean, _ = moments(oracle(simulation, [timedelta(hours=1)], draws))
+    np.testing.assert_array_equal(values(simulation.counts()), before)
+    state = tiled(simulation.state, draws)
+    engine(city(), state, seed=5, draws=draws).run(simulation.state.minute + 60)
+    drawn = state.docks.reshape(draws, len(city()))
+    chance = drawn.std(axis=0) * np.sqrt(2 / draws)
+    assert (abs(mean[:, 0, 3] - drawn.mean(axis=0)) < 5 * chance + 0.15).all()
+
+
 def test_it_is_calibrated_and_beats_persistence() -> None:
     """A day and a half of origins: 90 % intervals hold what they say, the mean is right, and RPS is far better."""
     simulation = living()
     origins = [START + timedelta(minutes=80 * n) for n in range(28)]
     wanted = sorted({origin + horizon for origin in origins for horizon in [timedelta(0), *HORIZONS]})
-    pmfs, seen = {}, {}
+    pmfs, oracles, seen = {}, {}, {}
     for at in wanted:
         simulation.advance(at)
         seen[at] = values(simulation.counts())
         if at in origins:
             pmfs[at] = forecast(simulation, 100)
+            oracles[at] = oracle(simulation, HORIZONS, 100)
     pmf = np.stack([pmfs[origin] for origin in origins])  # [origin, station, horizon, target, count]
     happened = np.stack([np.stack([seen[o + h] for h in HORIZONS], axis=1) for o in origins])
     before = np.stack([seen[origin] for origin in origins])[:, :, None]
     cdf = pmf.cumsum(axis=-1)
     ours, persistence = rps(cdf, happened).mean(axis=(0, 1)), np.abs(before - happened).mean(axis=(0, 1))
     assert (ours < 0.85 * persistence).all()
+    known = np.stack([oracles[origin] for origin in origins]).cumsum(axis=-1)
+    assert (rps(known, happened).mean(axis=(0, 1)) < ours).all(), "who knows more does better"
     mean, _ = moments(pmf)
     assert abs((mean - happened).mean(axis=(0, 1))).max() < 0.35, "one city's days: nearby errors hang together"
     low, high = (np.argmax(cdf >= level, axis=-1) for level in (0.05, 0.95))
