@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack, closing
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -143,7 +144,7 @@ def measure(folder: Path, options: argparse.Namespace) -> None:
             begun = time.perf_counter()
             timed(times, "poll and store", collector.run_once)
             city.set(tick)
-            timed(times, "issue", lambda tick=tick: job.run(tick))
+            timed(times, "issue", partial(job.run, tick))
             timed(times, "take over", service.refresh)
             answer = timed(times, "ask", lambda: client.get(address))
             times.setdefault("poll to answer", []).append(time.perf_counter() - begun)
