@@ -50,7 +50,7 @@ def run(
         live = LiveSystem(settings, database, systems, period, options=options)
         with live.serving(listening, stop) as address:
             say(f"forecasts at {address}/  (API: {address}/docs; Ctrl-C ends)")
-            live.collect(stop, Watch())
+            live.collect(stop, Watch(". `velib demo` shows everything without a network"))
     if interrupted.is_set():
         raise typer.Exit(ExitCode.INTERRUPTED)
 
@@ -88,9 +88,14 @@ def say(text: str) -> None:
 
 
 class Watch:
-    """Tells people in plain words when the feed answers, and when it does not."""
+    """Tells people in plain words when the feed answers, and when it does not.
 
-    def __init__(self) -> None:
+    Args:
+        advice: what else they can do then.
+    """
+
+    def __init__(self, advice: str = "") -> None:
+        self._advice = advice
         self._good: dict[str, bool] = {}
 
     def __call__(self, system_id: str, entry: "LedgerEntry", detail: str | None) -> None:
@@ -107,5 +112,5 @@ class Watch:
         elif not good and before in (None, True):
             say(
                 f"{system_id}: no usable answer from the feed ({detail or entry.outcome}); it is asked again, "
-                "and what is stored is served meanwhile. `velib demo` shows everything without a network"
+                f"and what is stored is served meanwhile{self._advice}"
             )
