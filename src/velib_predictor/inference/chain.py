@@ -60,8 +60,12 @@ class Chain:
             pmf[0, station, :, target, : answer.pmf.shape[-1]] = answer.pmf[0, station, :, target]
         known = source[None] != Source.NONE
         mixed = Forecast(self.spec, self.name, first.origins, first.stations, pmf, k, known)
-        # Bikes and e-bikes of one station may come from different links: only then their order is in doubt.
-        return (mixed.ordered() if (source != source[:, :1]).any() else mixed), source
+        # Bikes and e-bikes of one station may come from different links, or have been seen last at different times:
+        # only then their order is in doubt.
+        doubt = ((source != source[:, :1]) | (source == Source.PERSISTENCE)).any(axis=1)  # [station]
+        if doubt.any():
+            pmf[:, doubt] = mixed.ordered().pmf[:, doubt]
+        return mixed, source
 
     def _last_seen(self, panel: Panel) -> Forecast:
         """All probability on what was last observed within a day."""

@@ -95,8 +95,8 @@ class Issue:
     ) -> Self:
         """A forecast of one origin, the last tick of `panel`, made ready to be kept."""
         cdf = forecast.cdf()[0]  # [station, horizon, target, count]
-        # Rounding is monotone, so medians stay medians and e-bikes stay below bikes.
-        steps = np.rint(cdf * np.float32(ONE)).astype(np.uint8)
+        steps = np.rint(cdf * np.float32(ONE)).astype(np.uint8)  # monotone, so medians stay medians
+        _order(steps, forecast)
         above = np.arange(steps.shape[-1]) >= forecast.k[0][:, None]  # [station, count]
         steps[np.broadcast_to(above[:, None, None], steps.shape)] = ONE
         return cls(
@@ -186,7 +186,7 @@ class Issue:
             "steps": np.moveaxis(steps, -1, 1)[within],  # [station x count up to K, horizon, target]
         }
         packed = save({name: np.ascontiguousarray(array) for name, array in arrays.items()})
-        return zstandard.ZstdCompressor(level=_LEVEL).compress(packed)
+        return zstandard.ZstdCompressor(level=_LEVEL, write_checksum=True).compress(packed)
 
     @classmethod
     def from_bytes(cls, body: bytes, **columns: Any) -> Self:
@@ -198,11 +198,12 @@ class Issue:
         try:
             arrays = load(zstandard.ZstdDecompressor().decompress(body))
             about = json.loads(arrays["about"].tobytes())
+            layout = about["layout"]
         except Exception as error:  # safetensors, Zstandard and JSON each have their own
             raise VelibError(f"the issue of {format_time(columns['issued_at'])} is damaged: {error}") from error
-        if about["layout"] != _LAYOUT:
+        if layout != _LAYOUT:
             raise VelibError(
-                f"the issue of {format_time(columns['issued_at'])} has layout {about['layout']}, this program reads "
+                f"the issue of {format_time(columns['issued_at'])} has layout {layout}, this program reads "
                 f"{_LAYOUT}: install the newer program"
             )
         k, size = arrays["k"], int(arrays["k"].max(initial=0)) + 1
@@ -223,6 +224,17 @@ class Issue:
             cdf=np.ascontiguousarray(np.moveaxis(np.cumsum(steps, axis=1, dtype=np.uint8), 1, -1)),
             **columns,
         )
+
+
+def _order(steps: npt.NDArray[np.uint8], forecast: Forecast) -> None:
+    """Keep e-bikes and mechanical bikes below bikes: sums that differ in the last bit may be rounded to either side."""
+    targets, known = forecast.spec.targets, forecast.known[0]  # [station, target]
+    if "bikes" not in targets:
+        return
+    bikes = targets.index("bikes")
+    for part in (targets.index(name) for name in ("mechanical", "ebikes") if name in targets):
+        both = (known[:, bikes] & known[:, part])[:, None, None]
+        np.maximum(steps[:, :, part], steps[:, :, bikes], out=steps[:, :, part], where=both)
 
 
 def shares(spec: ForecastSpec, issued_at: datetime, when: datetime) -> list[tuple[int, float]]:

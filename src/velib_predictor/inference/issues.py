@@ -4,6 +4,7 @@ from datetime import datetime
 from typing import Any, NamedTuple
 
 from sqlalchemy import Row, Select, delete, func, insert, select
+from sqlalchemy.orm import aliased
 
 from velib_predictor.data import schema
 from velib_predictor.data.database import Database
@@ -93,8 +94,9 @@ class Issues:
 
 def delete_expired_issues(database: Database, before: datetime) -> int:
     """Delete the issues of all systems from before a time, but each system's newest; returns how many."""
-    newest = select(func.max(_TABLE.issued_at)).group_by(_TABLE.system_key)
+    other = aliased(schema.Issue)
+    newest = select(func.max(other.issued_at)).where(other.system_key == _TABLE.system_key).scalar_subquery()
     with database.write() as connection:
         return connection.execute(
-            delete(schema.Issue).where(_TABLE.issued_at < before, _TABLE.issued_at.not_in(newest))
+            delete(schema.Issue).where(_TABLE.issued_at < before, _TABLE.issued_at < newest)
         ).rowcount

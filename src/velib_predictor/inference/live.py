@@ -46,8 +46,9 @@ class LivePanel:
             DatabaseError: the database cannot be read.
         """
         start = origin - self.lookback * self._step
+        past = self._fingerprint(origin)  # before it is read: what is stored meanwhile shows as a difference next time
         panel = self._extended(start, origin) or self._read(start, origin)
-        self._panel, self._past = panel, self._fingerprint(start, origin)
+        self._panel, self._past = panel, past
         return panel
 
     def _read(self, start: datetime, origin: datetime) -> Panel:
@@ -61,7 +62,7 @@ class LivePanel:
         if kept is None:
             return None
         first, last = (from_micros(int(tick.astype("datetime64[us]").astype(np.int64))) for tick in kept.ticks[[0, -1]])
-        if not first <= start <= last < origin or self._fingerprint(first, last) != self._past:
+        if not first <= start <= last < origin or self._fingerprint(last) != self._past:
             return None
         new = self._read(last + self._step, origin)
         if new.stations.id != kept.stations.id or new.timezone != kept.timezone:
@@ -70,10 +71,13 @@ class LivePanel:
         whole = replace(new, **joined)
         return whole.between(whole.before(start), len(whole))
 
-    def _fingerprint(self, first: datetime, last: datetime) -> tuple[int, int]:
-        """What changes when something is stored late: polls in the period, and imported rows."""
+    def _fingerprint(self, last: datetime) -> tuple[int, int]:
+        """What changes when something is stored late: polls up to then, and imported rows.
+
+        All polls, since what was true before the first tick may hold at it.
+        """
         system = select(System.key).where(System.system_id == self._system_id).scalar_subquery()
-        polls = select(func.count()).where(Poll.system_key == system, Poll.polled_at >= first, Poll.polled_at <= last)
+        polls = select(func.count()).where(Poll.system_key == system, Poll.polled_at <= last)
         imported = select(func.coalesce(func.sum(ImportedFile.rows_done), 0)).where(ImportedFile.system_key == system)
         with self._database.read() as connection:
             return int(connection.execute(polls).scalar_one()), int(connection.execute(imported).scalar_one())

@@ -51,10 +51,20 @@ def forecast_at(model: Forecaster, database: Database, system_id: str, now: date
 
 
 def newest_observation(database: Database, system_id: str, before: datetime) -> datetime | None:
-    """When the system was last heard, at or before a time: by a row, or by a poll that confirmed what was there."""
+    """When the system was last heard and believed, at or before a time: by a row, or by a poll that confirmed it.
+
+    A frozen feed's few changes are stored, too, but say nothing of the others.
+    """
+    doubted = select(Poll.polled_at).where(
+        Poll.system_key == Station.system_key,
+        Poll.polled_at == StationStatus.observed_at,
+        Poll.outcome == str(Outcome.FROZEN),
+    )
     # Station by station, each a step down the primary key: the newest row of all would read the whole table.
     last = select(func.max(StationStatus.observed_at)).where(
-        StationStatus.station_key == Station.key, StationStatus.observed_at <= before
+        StationStatus.station_key == Station.key,
+        StationStatus.observed_at <= before,
+        ~doubted.correlate(Station, StationStatus).exists(),
     )
     row = select(func.max(last.correlate(Station).scalar_subquery())).select_from(Station)
     row = row.join(System, System.key == Station.system_key).where(System.system_id == system_id)

@@ -126,10 +126,11 @@ class IssueJob:
                     f"the model in {folder} forecasts every {format_duration(model.spec.step)}, which does not divide "
                     f"forecast.issue_every ({format_duration(self._settings.issue_every)})"
                 )
-        except VelibError as error:
-            _log.error("a model cannot be used; the next in the chain answers", system=self.system_id, error=str(error))
+        except Exception as error:  # damage shows in many ways, and none may keep the next in the chain from answering
+            reason = str(error) if isinstance(error, VelibError) else f"the model in {folder} is damaged ({error!r})"
+            _log.error("a model cannot be used; the next in the chain answers", system=self.system_id, error=reason)
             if source is Source.MODEL:
-                self._trouble = str(error)
+                self._trouble = reason
             return None
         return Link(source, model)
 
@@ -148,14 +149,13 @@ class IssueJob:
     def _since(self, after: datetime, until: datetime) -> str:
         """What the ledger says of the polls since then."""
         query = (
-            select(Poll.outcome, Poll.detail)
+            select(Poll.outcome)
             .join(System, System.key == Poll.system_key)
             .where(System.system_id == self.system_id, Poll.polled_at > after, Poll.polled_at <= until)
             .order_by(Poll.polled_at.desc())
             .limit(1)
         )
         with self._database.read() as connection:
-            row = connection.execute(query).one_or_none()
-        if row is None:
-            return "; it has not been asked since"
-        return f"; the last poll: {row.outcome}" + (f" ({row.detail})" if row.detail else "")
+            outcome = connection.execute(query).scalar_one_or_none()
+        # Not the ledger's remark: it may name addresses that are nobody else's business.
+        return f"; the last poll since then: {outcome}" if outcome else "; it has not been asked since"
