@@ -1,5 +1,6 @@
 """The application: routes, errors, metrics, and the page that lists what there is."""
 
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from fastapi import FastAPI, Response
@@ -20,19 +21,25 @@ def create_app(service: Service) -> FastAPI:
         title="Vélib Predictor",
         version=__version__,
         summary="Calibrated probabilities of finding a bike, an e-bike or a free dock.",
+        docs_url=None,  # its page would come from somebody else's server; ours needs no network
         redoc_url=None,
+        responses=problems.RESPONSES,
     )
     app.state.service = service
     app.state.measures = Measures(service)
     problems.install(app)
     for part in (systems, stations, forecasts, scores, health):
         app.include_router(part.router)
-    page = (WEB / "index.html").read_bytes()
-
-    @app.get("/", include_in_schema=False)
-    async def index() -> Response:
-        return Response(page, media_type="text/html", headers={"Cache-Control": "public, max-age=300"})
+    for path, name in (("/", "index.html"), ("/docs", "docs.html")):
+        app.add_api_route(path, _page((WEB / name).read_bytes()), include_in_schema=False)
 
     app.add_middleware(Measured, measures=app.state.measures)
     app.add_middleware(Edge)
     return app
+
+
+def _page(content: bytes) -> Callable[[], Awaitable[Response]]:
+    async def page() -> Response:
+        return Response(content, media_type="text/html", headers={"Cache-Control": "public, max-age=300"})
+
+    return page

@@ -2,6 +2,7 @@
 
 import gzip
 import hashlib
+import re
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -10,6 +11,7 @@ from fastapi import Request, Response
 
 JSON, GEOJSON = "application/json", "application/geo+json"
 _WORTH_COMPRESSING = 1_000
+_NEVER = re.compile(r"q=0(\.0*)?")
 
 
 class Body(NamedTuple):
@@ -36,8 +38,7 @@ def accepts_gzip(accepted: str) -> bool:
     for part in accepted.lower().split(","):
         name, _, weight = part.partition(";")
         weights[name.strip()] = weight.replace(" ", "")
-    weight = weights.get("gzip", weights.get("*", "q=0"))
-    return weight.rstrip("0").rstrip(".") not in ("q=", "q")
+    return _NEVER.fullmatch(weights.get("gzip", weights.get("*", "q=0"))) is None
 
 
 def answer(request: Request, body: Body, max_age_s: int) -> Response:

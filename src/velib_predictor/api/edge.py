@@ -1,10 +1,15 @@
 """What holds everywhere: HEAD is GET without a body, OPTIONS says what is possible, other sites' pages may read it."""
 
+from http import HTTPStatus
+
+from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from velib_predictor.api.problems import METHODS
+from velib_predictor.api.problems import METHODS, MISTAKE, problem
+from velib_predictor.utils.logger import get_logger
 
+_log = get_logger(__name__)
 _EVERYBODY = [
     (b"access-control-allow-origin", b"*"),
     (b"access-control-expose-headers", b"ETag, Retry-After"),
@@ -35,13 +40,21 @@ class Edge:
         if scope["method"] == "OPTIONS":
             await Response(status_code=204, headers=_POSSIBLE)(scope, receive, send)
             return
-        head = scope["method"] == "HEAD"
+        head, begun = scope["method"] == "HEAD", False
 
         async def sent(message: Message) -> None:
+            nonlocal begun
             if message["type"] == "http.response.start":
+                begun = True
                 message["headers"] = [*message["headers"], *_EVERYBODY]
             elif head and message["type"] == "http.response.body":
                 message["body"] = b""
             await send(message)
 
-        await self._app({**scope, "method": "GET"} if head else scope, receive, sent)
+        try:
+            await self._app({**scope, "method": "GET"} if head else scope, receive, sent)
+        except Exception as error:  # not left to the server, which would cut the connection
+            _log.exception("a request failed", path=scope["path"], error=repr(error))
+            if begun:
+                raise
+            await problem(Request(scope), HTTPStatus.INTERNAL_SERVER_ERROR, MISTAKE)(scope, receive, sent)

@@ -13,8 +13,30 @@ from velib_predictor.utils.logger import get_logger
 
 MEDIA_TYPE = "application/problem+json"
 METHODS = "GET, HEAD, OPTIONS"
+MISTAKE = "a mistake in this program; its log says what happened"
 UNREADABLE = "the database cannot be read; the log of this program says why"
 _log = get_logger(__name__)
+
+_SCHEMA = {
+    "type": "object",
+    "required": ["type", "title", "status", "detail", "instance"],
+    "properties": {
+        "type": {"type": "string"},
+        "title": {"type": "string"},
+        "status": {"type": "integer"},
+        "detail": {"type": "string", "description": "What was wrong, and what is allowed."},
+        "instance": {"type": "string", "description": "The path that was asked for."},
+        "errors": {"type": "array", "items": {"type": "object"}, "description": "One entry a parameter."},
+    },
+}
+_CONTENT = {MEDIA_TYPE: {"schema": _SCHEMA}}
+RESPONSES: dict[int | str, dict[str, Any]] = {
+    304: {"description": "What the client has (If-None-Match) still holds."},
+    404: {"description": "No such system or station, or nothing at this address.", "content": _CONTENT},
+    422: {"description": "A parameter cannot be meant.", "content": _CONTENT},
+    503: {"description": "It cannot be answered yet; try again after Retry-After seconds.", "content": _CONTENT},
+}
+"""The answers beside 200, for the OpenAPI document."""
 
 
 class NotFoundError(UsageError):
@@ -76,13 +98,4 @@ def install(app: FastAPI) -> None:
         answer.headers.update(error.headers or {})
         if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
             answer.headers["Allow"] = METHODS
-        return answer
-
-    @app.exception_handler(Exception)
-    async def broken(request: Request, error: Exception) -> Response:
-        _log.error("a request failed", path=request.scope["path"], error=repr(error))
-        answer = problem(
-            request, HTTPStatus.INTERNAL_SERVER_ERROR, "a mistake in this program; its log says what happened"
-        )
-        answer.headers["Access-Control-Allow-Origin"] = "*"  # this one is sent from outside `Edge`
         return answer

@@ -136,9 +136,15 @@ class Served:
 
     def _stand_in(self, place: int) -> str:
         """What stands in for the model; a target that nothing is known of has no numbers, which says it."""
-        sources = self.issue.source[place]
-        given = sources[sources != Source.NONE]
-        return _FALLBACKS.get(Source(int(given.max())) if len(given) else Source.NONE, "")
+        sources = dict(zip(self.issue.spec.targets, self.issue.source[place].tolist(), strict=True))
+        given = {name: source for name, source in sources.items() if source != Source.NONE}
+        if not given:
+            return _FALLBACKS[Source.NONE]
+        replaced = [name for name, source in given.items() if source != Source.MODEL]
+        if not replaced:
+            return ""
+        text = _FALLBACKS[Source(max(given.values()))]
+        return text if len(replaced) == len(given) else f"for {' and '.join(replaced)}, {text}"
 
     def _who(self, place: int) -> dict[str, Any]:
         stations = self.issue.stations

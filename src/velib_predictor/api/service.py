@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from zoneinfo import ZoneInfo
 
-from velib_predictor.api.problems import UNREADABLE, NotFoundError, NotReadyError
+from velib_predictor.api.problems import MISTAKE, UNREADABLE, NotFoundError, NotReadyError
 from velib_predictor.api.served import Served
 from velib_predictor.config.config import Settings
 from velib_predictor.data.clock import SystemClock
@@ -16,7 +16,7 @@ from velib_predictor.inference.issue import State
 from velib_predictor.inference.issues import Issues, Mark
 from velib_predictor.utils.errors import VelibError
 from velib_predictor.utils.logger import get_logger
-from velib_predictor.utils.temporal import format_duration, format_time
+from velib_predictor.utils.temporal import format_duration
 
 _EVERY_S = 1.0
 _log = get_logger(__name__)
@@ -90,7 +90,7 @@ class Service:
         except Exception as error:
             if not self._failing:
                 _log.exception("looking for news failed", error=repr(error))
-            self._failing, self.trouble = True, "a mistake in this program; its log says what happened"
+            self._failing, self.trouble = True, MISTAKE
         if self._failing:
             self.systems = {
                 name: replace(known, served=self._aged(known.served)) if known.served else known
@@ -124,7 +124,7 @@ class Service:
                 served, trouble = Served(issue, about) if issue else None, None
             except DatabaseError:
                 raise
-            except VelibError as error:  # damaged: that must not keep other systems, or the last good one, from people
+            except VelibError as error:  # damaged: neither the last good one nor other systems suffer
                 _log.error(
                     "an issue cannot be read; the last one is served on", system=about.system_id, error=str(error)
                 )
@@ -149,7 +149,7 @@ class Service:
         if age <= 2 * every or issue.state is State.STALE:
             return served
         due = format_duration(every)
-        reason = f"the newest forecast was issued at {format_time(issue.issued_at)}; one every {due} is due"
+        reason = f"the newest forecast was issued at {served.local(issue.issued_at)}; one every {due} is due"
         return Served(issue.with_state(State.STALE, reason), served.about)
 
     # -- asking ----------------------------------------------------------------------------------------------

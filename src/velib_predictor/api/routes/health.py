@@ -9,12 +9,14 @@ from velib_predictor.api.dependencies import ServiceDep
 from velib_predictor.api.problems import problem
 
 router = APIRouter(tags=["health"])
+_NEVER_KEPT = {"Cache-Control": "no-store"}
 
 
 @router.get("/healthz", summary="Whether the process lives")
-async def healthz() -> dict[str, str]:
+async def healthz() -> Response:
     """Says nothing of the data."""
-    return {"status": "ok", "version": __version__}
+    body = Body.of({"status": "ok", "version": __version__})
+    return Response(body.data, media_type=body.media_type, headers=_NEVER_KEPT)
 
 
 @router.get("/readyz", summary="Whether it can answer")
@@ -26,10 +28,11 @@ async def readyz(request: Request, service: ServiceDep) -> Response:
     if not any(issues.values()):
         return problem(request, 503, "no forecast has been issued yet", systems=issues)
     body = Body.of({"status": "ready", "systems": issues})
-    return Response(body.data, media_type=body.media_type, headers={"Cache-Control": "no-store"})
+    return Response(body.data, media_type=body.media_type, headers=_NEVER_KEPT)
 
 
 @router.get("/metrics", summary="Prometheus metrics", include_in_schema=False)
 def metrics(request: Request) -> Response:
     """Of this process: requests, and the age of what is served."""
-    return Response(generate_latest(request.app.state.measures.registry), media_type=CONTENT_TYPE_LATEST)
+    text = generate_latest(request.app.state.measures.registry)
+    return Response(text, headers={**_NEVER_KEPT, "Content-Type": CONTENT_TYPE_LATEST})
