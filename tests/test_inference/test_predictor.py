@@ -17,6 +17,7 @@ from velib_predictor.data.schema import Poll, StationStatus, System
 from velib_predictor.data.snapshot import StationInfo
 from velib_predictor.data.stations import StationBook, ensure_system
 from velib_predictor.forecast.forecast import Forecast, ForecastSpec
+from velib_predictor.inference.live import LivePanel
 from velib_predictor.inference.predictor import forecast_at, newest_observation, only_system
 from velib_predictor.models.base import MODELS, Forecaster, forecaster
 from velib_predictor.utils.errors import DegradedError, UsageError
@@ -179,6 +180,23 @@ def test_what_is_served_is_what_the_backtest_says_bit_for_bit(database: Database
             assert read.ticks[-1].item().replace(tzinfo=UTC) == origin
             assert served.known.any()
             assert_served(served, tested)
+
+
+def test_a_panel_that_is_kept_and_extended_serves_the_same_bit_for_bit(
+    database: Database, town: Town, models: Models
+) -> None:
+    """Quarter after quarter, as the issue job goes; past the feed's silence, and past the opening of station 8."""
+    town.store(database)
+    for first, ticks in ((START + 8 * DAY - 15 * MINUTE, 3), (SILENT[1] - 15 * MINUTE, 3)):
+        for name in MODELS:
+            model = models[name]
+            live = LivePanel(database, "town", step=SPEC.step, tolerance=SPEC.step, lookback=model.lookback)
+            for origin in (first + place * SPEC.step for place in range(ticks)):
+                panel = live.at(origin)
+            kept = next(model.predict(panel, panel.ticks[-1:]))
+            served = forecast_at(model, database, "town", origin).forecast
+            assert served.stations == kept.stations
+            assert_served(served, kept)
 
 
 def test_between_two_ticks_the_one_before_is_asked(database: Database, town: Town, models: Models) -> None:

@@ -18,7 +18,6 @@ from velib_predictor.inference.live import LivePanel
 from velib_predictor.inference.predictor import newest_observation
 from velib_predictor.inference.store import ModelStore
 from velib_predictor.models.base import ArtifactError, load_model
-from velib_predictor.utils.errors import VelibError
 from velib_predictor.utils.logger import get_logger
 from velib_predictor.utils.temporal import EPOCH, format_duration, format_time, parse_duration
 
@@ -127,10 +126,10 @@ class IssueJob:
                     f"forecast.issue_every ({format_duration(self._settings.issue_every)})"
                 )
         except Exception as error:  # damage shows in many ways, and none may keep the next in the chain from answering
-            reason = str(error) if isinstance(error, VelibError) else f"the model in {folder} is damaged ({error!r})"
+            reason = str(error) if isinstance(error, ArtifactError) else f"the model in {folder} is damaged ({error!r})"
             _log.error("a model cannot be used; the next in the chain answers", system=self.system_id, error=reason)
             if source is Source.MODEL:
-                self._trouble = reason
+                self._trouble = reason.replace(str(folder), f"{folder.parent.name}/{folder.name}")  # it is told to all
             return None
         return Link(source, model)
 

@@ -1,6 +1,6 @@
 """How good stored issues turned out to be, on the rows and with the scores of the backtest."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -10,16 +10,19 @@ from sqlalchemy import insert, select
 
 from velib_predictor.config.config import Settings
 from velib_predictor.data import schema
-from velib_predictor.data.database import Database
+from velib_predictor.data.database import Database, DatabaseError
 from velib_predictor.data.panel import Panel
 from velib_predictor.forecast import pmf as algebra
+from velib_predictor.forecast.forecast import DEFAULT_HORIZONS
 from velib_predictor.inference.issue import ONE, Issue, Source
 from velib_predictor.inference.issues import Issues
 from velib_predictor.training import metrics
-from velib_predictor.utils.errors import UsageError
+from velib_predictor.utils.errors import UsageError, VelibError
+from velib_predictor.utils.logger import get_logger
 from velib_predictor.utils.temporal import MICROSECOND, from_micros
 
 _TABLE = schema.Score.__table__.c
+_log = get_logger(__name__)
 
 
 def score(settings: Settings, database: Database, system_id: str, now: datetime) -> int:
@@ -34,15 +37,22 @@ def score(settings: Settings, database: Database, system_id: str, now: datetime)
     issues = Issues(database, system_id)
     ripe = now - timedelta(hours=1)
     done = _scored(database, system_id)
-    times = [time for time in issues.times(None, ripe) if not done.get(time, (False, 0))[0]]
+
+    def due(issued_at: datetime, horizons: Sequence[timedelta]) -> list[int]:
+        """Which horizons' time has come since the issue was last scored."""
+        scored = done.get(issued_at, set())
+        return [h for h, ahead in enumerate(horizons) if issued_at + ahead <= ripe and ahead not in scored]
+
+    times = issues.times(None, ripe)
+    newest = _issue(issues, times[-1]) if times else None
+    # Issues are read only to be scored: one's horizons stand for all, since they hardly ever differ within a system.
+    usual = newest.spec.horizons if newest else DEFAULT_HORIZONS
+    times = [time for time in times if due(time, usual)]
     written = 0
     panel: Panel | None = None
     for issued_at in times:
-        issue = issues.at(issued_at)
-        if issue is None:
-            continue
-        reached = [h for h, ahead in enumerate(issue.spec.horizons) if issued_at + ahead <= ripe]
-        if len(reached) <= done.get(issued_at, (False, 0))[1]:
+        issue = _issue(issues, issued_at)
+        if issue is None or not (reached := due(issued_at, issue.spec.horizons)):
             continue
         panel = panel or _truth(settings, database, system_id, times[0], ripe, issue.spec.step)
         if panel is None:
@@ -50,6 +60,17 @@ def score(settings: Settings, database: Database, system_id: str, now: datetime)
         rows = [row for h in reached for row in _rows(issue, panel, h)]
         written += _store(database, system_id, issued_at, rows)
     return written
+
+
+def _issue(issues: Issues, issued_at: datetime) -> Issue | None:
+    """The issue of that time; None if it is gone, or damaged: the others can still be scored."""
+    try:
+        return issues.at(issued_at)
+    except DatabaseError:
+        raise
+    except VelibError as error:
+        _log.warning("an issue cannot be scored", system=issues.system_id, error=str(error))
+        return None
 
 
 def summary(database: Database, system_id: str, since: datetime | None = None) -> list[dict[str, Any]]:
@@ -86,17 +107,15 @@ def summary(database: Database, system_id: str, since: datetime | None = None) -
     return found
 
 
-def _scored(database: Database, system_id: str) -> dict[datetime, tuple[bool, int]]:
-    """For each issue that has scores: whether its longest horizon has, and how many horizons have."""
+def _scored(database: Database, system_id: str) -> dict[datetime, set[timedelta]]:
+    """The horizons of each issue that have scores."""
     query = select(_TABLE.issued_at, _TABLE.horizon_s).join(schema.System, schema.System.key == _TABLE.system_key)
     query = query.where(schema.System.system_id == system_id).distinct()
-    found: dict[datetime, set[int]] = {}
+    found: dict[datetime, set[timedelta]] = {}
     with database.read() as connection:
         for issued_at, horizon_s in connection.execute(query):
-            found.setdefault(issued_at, set()).add(horizon_s)
-    # The longest horizon of all tells: specifications of one system hardly ever differ, and then it is scored again.
-    longest = max((max(horizons) for horizons in found.values()), default=0)
-    return {time: (longest in horizons, len(horizons)) for time, horizons in found.items()}
+            found.setdefault(issued_at, set()).add(timedelta(seconds=horizon_s))
+    return found
 
 
 def _truth(
