@@ -28,7 +28,7 @@ def create_app(service: Service) -> FastAPI:
     app.state.service = service
     app.state.measures = Measures(service)
     problems.install(app)
-    for part in (systems, stations, forecasts, scores, health):
+    for part in (forecasts, stations, systems, scores, health):
         app.include_router(part.router)
     for path, name in (("/", "index.html"), ("/docs", "docs.html")):
         app.add_api_route(path, _page((WEB / name).read_bytes()), include_in_schema=False)

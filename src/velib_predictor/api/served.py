@@ -52,6 +52,11 @@ class Served:
         self._place |= {name: place for place, name in enumerate(issue.stations.id)}
         self._times = [issue.issued_at + horizon for horizon in issue.spec.horizons]
         self._valid = [self.local(when) for when in self._times]
+        # As plain lists: they are asked one by one, and a number out of an array costs ten times as much.
+        seen = np.asarray((issue.now >= 0).any(axis=1))
+        self._seen: list[bool] = seen.tolist()
+        self._closed: list[bool] = (seen & ~issue.open).tolist()
+        self._known: list[list[bool]] = (issue.source != Source.NONE).tolist()  # [station][target]
         cdf = np.moveaxis(issue.cdf, 1, 0)  # [horizon, station, target, count]
         self._numbers = [numbers(part.astype(np.float32) / np.float32(255)) for part in cdf]  # by horizon
         self._stations: dict[int, Body] = {}
@@ -117,25 +122,21 @@ class Served:
         """What a station's forecast rests on, and why if that is not a fresh model."""
         issue = self.issue
         stand_in = self._stand_in(place)
-        unseen = "" if self._seen(place) else "the station was not seen in the last poll"
+        unseen = "" if self._seen[place] else "the station was not seen in the last poll"
         if issue.state is State.STALE:
-            return State.STALE, _joined(issue.reason, _CLOSED if self._closed(place) else stand_in)
+            return State.STALE, _joined(issue.reason, _CLOSED if self._closed[place] else stand_in)
         if unseen:
             return State.STALE, _joined(unseen, stand_in)
-        if self._closed(place):
+        if self._closed[place]:
             return State.CLOSED, _CLOSED
         if issue.state is State.DEGRADED:
             return State.DEGRADED, _joined(issue.reason, stand_in)
         return (State.DEGRADED, stand_in) if stand_in else (State.FRESH, None)
 
-    def _seen(self, place: int) -> bool:
-        return bool((self.issue.now[place] >= 0).any())
-
-    def _closed(self, place: int) -> bool:
-        return self._seen(place) and not self.issue.open[place]
-
     def _stand_in(self, place: int) -> str:
         """What stands in for the model; a target that nothing is known of has no numbers, which says it."""
+        if not self.issue.source[place].any():
+            return ""
         sources = dict(zip(self.issue.spec.targets, self.issue.source[place].tolist(), strict=True))
         given = {name: source for name, source in sources.items() if source != Source.NONE}
         if not given:
@@ -164,14 +165,14 @@ class Served:
     def _point(self, row: int, valid: str, table: Numbers, place: int | None = None) -> dict[str, Any]:
         """One instant of one station. `row` is its place in `table`, `place` that among the stations."""
         place = row if place is None else place
-        closed = self._closed(place)
         point: dict[str, Any] = {"valid_time": valid}
-        for target, name in enumerate(self.issue.spec.targets):
-            if self.issue.source[place, target] == Source.NONE:
+        columns = zip(*(array[row].tolist() for array in table.values()), strict=True)  # [target][column]
+        for name, known, numbers_of in zip(self.issue.spec.targets, self._known[place], columns, strict=True):
+            if not known:
                 point[name] = None
                 continue
-            values = {column: array[row, target].item() for column, array in table.items()}
-            if closed:  # nobody can take a bike there, whatever the counts are
+            values = dict(zip(table, numbers_of, strict=True))
+            if self._closed[place]:  # nobody can take a bike there, whatever the counts are
                 chances = {key: value for key, value in values.items() if key.startswith("p_")}
                 values |= {**dict.fromkeys(chances, 0.0), **{f"{key}_if_open": value for key, value in chances.items()}}
             point[name] = values

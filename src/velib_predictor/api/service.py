@@ -2,10 +2,11 @@
 
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from zoneinfo import ZoneInfo
 
+from velib_predictor.api.caching import Body
 from velib_predictor.api.problems import MISTAKE, UNREADABLE, NotFoundError, NotReadyError
 from velib_predictor.api.served import Served
 from velib_predictor.config.config import Settings
@@ -32,6 +33,8 @@ class Known:
     current: Current
     trouble: str | None = None
     """Why the newest issue is not the one that is served."""
+    lists: dict[str, Body] = field(default_factory=dict)
+    """The finished lists of stations, by format, once somebody has asked for them."""
 
     def station(self, id_or_code: str) -> StationNow:
         """The station with that id, else with that code.
@@ -131,16 +134,17 @@ class Service:
                 trouble = str(error)
         if served is not None:
             served = self._aged(served)
-        there = before.current if before else None
+        there, lists = (before.current, before.lists) if before else (None, {})
         # History that was imported has no polls: there a new issue tells that something was stored.
         if (
             there is None
             or before is None
             or mark != before.mark
+            or about != before.about
             or heard_at(self.database, about.system_id) != there.heard_at
         ):
-            there = current(self.database, about.system_id)
-        return Known(about, mark, served, there, trouble)
+            there, lists = current(self.database, about.system_id), {}
+        return Known(about, mark, served, there, trouble, lists)
 
     def _aged(self, served: Served) -> Served:
         """An issue that should have been followed by others is stale, whatever it was when it was made."""

@@ -2,7 +2,7 @@
 
 from fastapi import APIRouter, Request, Response
 
-from velib_predictor.api.caching import answer
+from velib_predictor.api.caching import GEOJSON, answer
 from velib_predictor.api.dependencies import At, Horizon, Least, ServiceDep, ahead, instant, place_of
 
 router = APIRouter(prefix="/v1/systems/{system}", tags=["forecasts"])
@@ -34,7 +34,12 @@ async def station_forecast(
     return answer(request, served.station_at(place, when, least), max_age)
 
 
-@router.get("/forecast", summary="Forecast of the whole network as GeoJSON")
+@router.get(
+    "/forecast",
+    summary="Forecast of the whole network as GeoJSON",
+    response_class=Response,
+    responses={200: {"description": "A point a station.", "content": {GEOJSON: {}}}},
+)
 def network_forecast(
     request: Request,
     service: ServiceDep,

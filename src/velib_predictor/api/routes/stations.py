@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
 
-from velib_predictor.api.caching import GEOJSON, Body, answer
+from velib_predictor.api.caching import GEOJSON, JSON, Body, answer
 from velib_predictor.api.dependencies import ServiceDep
 from velib_predictor.api.served import meta
 from velib_predictor.api.service import Known
@@ -24,7 +24,12 @@ class Format(StrEnum):
     GEOJSON = "geojson"
 
 
-@router.get("", summary="All stations and what is there now")
+@router.get(
+    "",
+    summary="All stations and what is there now",
+    response_class=Response,
+    responses={200: {"description": "All of them, or those that were asked for.", "content": {JSON: {}, GEOJSON: {}}}},
+)
 def list_stations(
     request: Request,
     service: ServiceDep,
@@ -35,15 +40,23 @@ def list_stations(
 ) -> Response:
     """Counts as the last poll found them."""
     known = service.system(system)
+    if bbox is None and q is None:  # what maps ask for again and again is made once for each poll
+        if (body := known.lists.get(format)) is None:
+            body = known.lists[format] = _list(known, list(known.current.stations.values()), format)
+        return answer(request, body, _MAX_AGE_S)
     inside = _box(bbox) if bbox is not None else None
     chosen = [
         station
         for station in known.current.stations.values()
         if (inside is None or _is_inside(station, inside)) and (q is None or _matches(station, q))
     ]
+    return answer(request, _list(known, chosen, format), _MAX_AGE_S)
+
+
+def _list(known: Known, chosen: list[StationNow], format: Format) -> Body:
     rows = [described(station, known) for station in chosen]
     if format is Format.JSON:
-        return answer(request, Body.of({"stations": rows, "meta": meta(known.about)}), _MAX_AGE_S)
+        return Body.of({"stations": rows, "meta": meta(known.about)}, level=1)
     features = [
         {
             "type": "Feature",
@@ -56,7 +69,7 @@ def list_stations(
         for row in rows
     ]
     content = {"type": "FeatureCollection", "meta": meta(known.about), "features": features}
-    return answer(request, Body.of(content, GEOJSON), _MAX_AGE_S)
+    return Body.of(content, GEOJSON, level=1)
 
 
 @router.get("/{station}", summary="One station and what is there now")
