@@ -119,7 +119,8 @@ def test_collect_once_stores_what_the_feed_says(velib: Velib, server: FeedServer
     assert (status["name"], status["stations"], status["rows"], status["polls"]) == ("Town Bikes", 3, 3, 2)
     replayed = velib("replay", "data/raw", "--db", "sqlite:///again.db", "--json")
     assert replayed.data == {"recorded": 2, "known": 0, "damaged": 0}
-    assert velib("prune", "--db", database_url, "--json").data == {"packed": 0, "deleted": 0, "rows": 0}
+    nothing = {"packed": 0, "deleted": 0, "rows": 0, "issues": 0, "models": 0}
+    assert velib("prune", "--db", database_url, "--json").data == nothing
 
 
 def test_collect_once_says_degraded_and_unreachable_by_its_exit_code(velib: Velib, server: FeedServer) -> None:

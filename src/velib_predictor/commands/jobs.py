@@ -98,14 +98,14 @@ def score(system: System = None, now: Now = None, db: Db = None, config: ConfigF
         for name in _systems(database, system):
             written = run(settings, database, name, instant)
             done[name] = {"scored": written, "scores": summary(database, name)}
-    lines = [f"{'system':<12}{'model':<14}{'target':<12}{'ahead':>7}{'rows':>9}{'RPS':>8}{'same':>8}{'skill':>8}"]
+    lines = [f"{'system':<12}{'model':<19}{'target':<12}{'ahead':>7}{'rows':>9}{'RPS':>8}{'same':>8}{'skill':>8}"]
     for name, found in done.items():
         for row in found["scores"]:
             skill = "-" if row["skill_rps"] is None else f"{row['skill_rps']:.3f}"
             rps, same = ("-" if row[key] is None else f"{row[key]:.3f}" for key in ("rps", "rps_persistence"))
             ahead = f"{row['horizon_s'] // 60}m"
             lines.append(
-                f"{name:<12}{row['model']:<14}{row['target']:<12}{ahead:>7}{row['rows']:>9}{rps:>8}{same:>8}{skill:>8}"
+                f"{name:<12}{row['model']:<19}{row['target']:<12}{ahead:>7}{row['rows']:>9}{rps:>8}{same:>8}{skill:>8}"
             )
     scored = ", ".join(f"{name}: {found['scored']} new scores" for name, found in done.items())
     emit(done, json, "\n".join([scored or "no system is stored", *(lines if len(lines) > 1 else [])]))

@@ -20,6 +20,7 @@ from velib_predictor.jobs.issue import LAG, IssueJob
 from velib_predictor.jobs.prune import prune_archive, prune_database, prune_models
 from velib_predictor.jobs.scheduler import Job, Scheduler
 from velib_predictor.jobs.score import score
+from velib_predictor.utils.errors import VelibError
 
 _SCORE_LAG = timedelta(seconds=90)
 _DAY = timedelta(days=1)
@@ -114,3 +115,6 @@ class LiveSystem:
             while child.poll() is None:
                 if stop.wait(1.0):
                     child.terminate()
+                    return
+        if child.returncode:
+            raise VelibError(f"training has ended with exit code {child.returncode}; its messages above say why")

@@ -9,7 +9,7 @@ import typer
 from velib_predictor.commands.collect import chosen_systems, polling
 from velib_predictor.commands.output import ConfigFile, Db, open_database, start
 from velib_predictor.commands.signals import stopped_by_signals
-from velib_predictor.utils.errors import ExitCode
+from velib_predictor.utils.errors import ExitCode, VelibError
 
 if TYPE_CHECKING:
     from velib_predictor.data.checks import LedgerEntry
@@ -73,10 +73,12 @@ def serve(host: Host = "127.0.0.1", port: Port = 8000, db: Db = None, config: Co
         server = stack.enter_context(Server(create_app(service), listening))
         follower.start()
         say(f"forecasts at {server.address}/  (API: {server.address}/docs; Ctrl-C ends)")
-        while server.alive and not stop.wait(0.5):
+        while (alive := server.alive) and not stop.wait(0.5):
             pass
         stop.set()
         follower.join()
+        if not alive:
+            raise VelibError("the API has ended although nobody asked it to; its messages above say why")
     if interrupted.is_set():
         raise typer.Exit(ExitCode.INTERRUPTED)
 
