@@ -3,8 +3,9 @@
 1,500 stations, 12 horizons, 4 targets, in an SQLite database; the API in a process of its own on one core, the load on
 another: keep-alive connections, each of which asks again as soon as it has its answer. Half of the requests are for all
 horizons of some station, half for one instant (`at=`). Promise: at least 1,500 a second with a 99th percentile under
-25 ms. Also shown: a bare route of the same application that gives the same number of fixed bytes, in the same run; the
-same load while issues are switched; the whole network; and the resident memory of the API's process.
+25 ms. Also shown: a bare route of the same application that gives as many fixed bytes, in the same run; the same load
+while an issue is stored and taken over about every second; the whole network; the processor time that the API's process
+takes for one request, which other work on the machine touches less; and its resident memory.
 """
 
 import argparse
@@ -124,7 +125,7 @@ def serve(pipe: Connection, core: int, url: str) -> None:
                     issues.add(issue)
                     begun = time.perf_counter()
                     service.refresh()
-                pipe.send((time.perf_counter() - begun, resident_mb()))
+                pipe.send((time.perf_counter() - begun, resident_mb(), time.process_time()))
 
 
 class Asker(asyncio.Protocol):
@@ -238,9 +239,9 @@ def measure(pipe: Connection, issue: Issue, options: argparse.Namespace) -> None
     def mixed() -> str:
         return draw.choice((whole, instant))()
 
-    def tell(order: str) -> tuple[float, float]:
+    def tell(order: str) -> tuple[float, float, float]:
         pipe.send(order)
-        answer: tuple[float, float] = pipe.recv()
+        answer: tuple[float, float, float] = pipe.recv()
         return answer
 
     switches: list[float] = []
@@ -258,14 +259,16 @@ def measure(pipe: Connection, issue: Issue, options: argparse.Namespace) -> None
     ]
     before = tell("memory")[1]
     print(f"{options.stations} stations, {options.connections} connections, {options.seconds:g} s each")
-    print(f"{'':<20}{'/s':>8}{'of bare':>9}{'p50 ms':>8}{'p99 ms':>8}{'worst':>8}")
+    print(f"{'':<20}{'/s':>8}{'of bare':>9}{'p50 ms':>8}{'p99 ms':>8}{'worst':>8}{'CPU us':>8}")
     rate = 0.0
     for name, path, headers, switch in runs:
+        used = tell("memory")[2]
         found = asyncio.run(load(port, options.connections, options.seconds, path, headers, switch))
+        used = (tell("memory")[2] - used) / (found.rate * options.seconds)
         rate = rate or found.rate
         print(
             f"{name:<20}{found.rate:>8.0f}{found.rate / rate:>9.2f}{found.p50_ms:>8.2f}{found.p99_ms:>8.2f}"
-            f"{found.worst_ms:>8.1f}",
+            f"{found.worst_ms:>8.1f}{1e6 * used:>8.0f}",
             flush=True,
         )
     print(f"{len(switches)} switches, {1e3 * float(np.median(switches)):.0f} ms each under load")

@@ -281,6 +281,10 @@ def test_the_openapi_document_tells_every_route(api: Api) -> None:
         assert set(methods) == {"get"}
         assert methods["get"]["summary"], path
         assert methods["get"]["description"], path
+        kinds = {"application/json", "application/geo+json"}
+        kinds -= {"application/json"} if path.endswith("/{system}/forecast") else set()
+        kinds -= set() if path.endswith(("/{system}/forecast", "/stations")) else {"application/geo+json"}
+        assert set(methods["get"]["responses"]["200"]["content"]) == kinds, path
         for status in ("404", "422", "503"):
             assert list(methods["get"]["responses"][status]["content"]) == ["application/problem+json"], path
         for parameter in methods["get"].get("parameters", []):

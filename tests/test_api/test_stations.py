@@ -207,6 +207,7 @@ def test_a_station_that_is_newer_than_the_forecast_can_be_asked_for_soon(own: Ap
 
 def test_what_is_there_now_follows_the_polls(own: Api) -> None:
     own.service.refresh()
+    before = {row["station_id"]: row for row in own.json(STATIONS)["stations"]}
     at = ORIGIN + timedelta(minutes=1)
     with own.database.write() as connection:
         station = connection.execute(select(schema.Station.key).where(schema.Station.station_id == PLAIN)).scalar_one()
@@ -215,6 +216,8 @@ def test_what_is_there_now_follows_the_polls(own: Api) -> None:
         connection.execute(insert(schema.Poll), [{"system_key": system, "polled_at": at, "outcome": "ok"}])
     own.service.refresh()
     row = own.json(f"{STATIONS}/{PLAIN}")
+    listed = {row["station_id"]: row for row in own.json(STATIONS)["stations"]}
+    assert (before[PLAIN]["bikes"], listed[PLAIN]["bikes"]) == (2, 0), "the finished list is made anew with each poll"
     assert (row["bikes"], row["docks"], row["observed_at"]) == (0, None, "2024-10-27T02:16:00+02:00")
     assert own.json(f"{STATIONS}/{PLAIN}/forecast")["now"]["bikes"] > 0, "the forecast stays that of its issue"
 

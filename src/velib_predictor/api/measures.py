@@ -46,6 +46,16 @@ class Measures:
             "velib_http_request_seconds", "Time to answer.", ("route",), registry=self.registry, buckets=_BUCKETS
         )
         self.registry.register(_Freshness(service))
+        self._kept: dict[tuple[str, int], tuple[Counter, Histogram]] = {}
+
+    def answered(self, route: str, status: int, seconds: float) -> None:
+        """Count a request. Looking up a metric by its labels takes longer than counting, so that is done once."""
+        found = self._kept.get((route, status))
+        if found is None:
+            found = self.requests.labels(route, str(status)), self.seconds.labels(route)
+            self._kept[route, status] = found
+        found[0].inc()
+        found[1].observe(seconds)
 
 
 class Measured:
@@ -71,5 +81,4 @@ class Measured:
             await self._app(scope, receive, watched)
         finally:
             route = getattr(scope.get("route"), "path", "none")
-            self._measures.requests.labels(route, str(status)).inc()
-            self._measures.seconds.labels(route).observe(perf_counter() - begun)
+            self._measures.answered(route, status, perf_counter() - begun)
