@@ -16,6 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests.test_api.conftest import MINUTE, ORIGIN, PLAIN, SYSTEM, Api, add_issue, make
 from velib_predictor.api.app import WEB, create_app
 from velib_predictor.api.caching import Body, accepts_gzip
+from velib_predictor.api.served import numbers
 from velib_predictor.api.service import Service
 
 HERE = f"/v1/systems/{SYSTEM}"
@@ -255,6 +256,12 @@ def test_no_minus_zero_gets_out(api: Api) -> None:
         for least in ("1", "8", "20", "28"):
             for path in (FORECAST, f"{HERE}/forecast"):
                 assert "-0.0" not in api.get(path, params={"at": when, "min": least}).text
+
+
+def test_a_share_that_rounding_pushed_above_one_is_no_negative_probability() -> None:
+    above_one = np.nextafter(np.float32(1), np.float32(2))
+    table = numbers(np.array([[[0.5, above_one, above_one, 1.0]]], dtype=np.float32), 3)
+    assert [str(table[name][0, 0]) for name in ("mean", "p_ge_1", "p_ge_3")] == ["0.5", "0.5", "0.0"]
 
 
 def test_a_body_is_the_same_whenever_it_is_made() -> None:

@@ -21,6 +21,7 @@ from tests.test_api.conftest import (
     make,
     serving,
 )
+from velib_predictor.api.caching import Body
 from velib_predictor.data import schema
 from velib_predictor.data.database import Database, DatabaseError
 from velib_predictor.inference.issue import Issue
@@ -202,6 +203,27 @@ def test_an_issue_that_is_gone_is_not_served(own: Api) -> None:
         connection.execute(delete(schema.Issue))
     own.service.refresh()
     assert "no forecast has been issued" in refused(own, FORECAST)
+
+
+def test_what_many_ask_for_at_once_is_made_once(own: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    own.service.refresh()
+    served = own.service.forecasts(SYSTEM)[1]
+    together, made = threading.Barrier(6), []
+    make_body = Body.of
+
+    def watched(*arguments: Any, **options: Any) -> Body:
+        made.append(arguments)
+        return make_body(*arguments, **options)
+
+    def ask() -> Body:
+        together.wait(10)
+        return served.network(ORIGIN + HOUR)
+
+    monkeypatch.setattr(Body, "of", watched)
+    with ThreadPoolExecutor(6) as pool:
+        bodies = [asked.result() for asked in [pool.submit(ask) for _ in range(6)]]
+    assert len(made) == 1
+    assert {id(body) for body in bodies} == {id(bodies[0])}
 
 
 # -- a switch of issues --------------------------------------------------------------------------------------------

@@ -24,7 +24,7 @@ _POSSIBLE = {
 
 
 class Edge:
-    """ASGI middleware.
+    """ASGI middleware. That an answer to HEAD has no body is the server's work (ASGI, HTTP message format).
 
     The header that lets other pages read an answer is always sent, not only to those who name their origin: a shared
     cache would hand what it got without to a browser that needs it.
@@ -47,8 +47,6 @@ class Edge:
             if message["type"] == "http.response.start":
                 begun = True
                 message["headers"] = [*message["headers"], *_EVERYBODY]
-            elif head and message["type"] == "http.response.body":
-                message["body"] = b""
             await send(message)
 
         try:

@@ -1,5 +1,6 @@
 """One issue made ready to be asked: its numbers are computed at once, its bodies when somebody first wants them."""
 
+import threading
 from collections import OrderedDict
 from datetime import datetime, timedelta
 from functools import cached_property
@@ -60,6 +61,7 @@ class Served:
         cdf = np.moveaxis(issue.cdf, 1, 0)  # [horizon, station, target, count]
         self._numbers = [numbers(part.astype(np.float32) / np.float32(255)) for part in cdf]  # by horizon
         self._stations: dict[int, Body] = {}
+        self._one_at_a_time = threading.Lock()
         self._networks: OrderedDict[tuple[datetime, int], Body] = OrderedDict()
 
     def local(self, when: datetime) -> str:
@@ -187,12 +189,19 @@ class Served:
             UsageError: that instant lies outside what the issue speaks of.
         """
         when = when.replace(second=0, microsecond=0) if when.replace(second=0) >= self.issue.issued_at else when
-        if body := self._networks.get((when, least)):
-            return body
+        if (body := self._networks.get((when, least))) is None:
+            with self._one_at_a_time:  # when an issue is new all maps ask at once: one makes it, the others wait
+                if (body := self._networks.get((when, least))) is None:
+                    body = self._networks[when, least] = self._network(when, least)
+                while len(self._networks) > _NETWORKS_KEPT:
+                    self._networks.popitem(last=False)
+        return body
+
+    def _network(self, when: datetime, least: int) -> Body:
         table = numbers(self.issue.at(when), least)
         valid = self.local(when)
         features = [self._feature(place, valid, table) for place in range(len(self.issue.stations))]
-        body = Body.of(
+        return Body.of(
             {
                 "type": "FeatureCollection",
                 "issued_at": self._issued_at,
@@ -208,10 +217,6 @@ class Served:
             GEOJSON,
             level=1,
         )
-        self._networks[when, least] = body
-        while len(self._networks) > _NETWORKS_KEPT:
-            self._networks.popitem(last=False)
-        return body
 
     def _feature(self, place: int, valid: str, table: Numbers) -> dict[str, Any]:
         who = self._who(place)
