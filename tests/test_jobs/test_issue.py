@@ -19,12 +19,13 @@ from velib_predictor.config.config import Settings
 from velib_predictor.data.database import Database
 from velib_predictor.data.panel import Panel
 from velib_predictor.data.schema import Poll, Station, StationStatus, System
-from velib_predictor.forecast.forecast import DEFAULT_HORIZONS, ForecastSpec
+from velib_predictor.forecast.forecast import DEFAULT_HORIZONS, Forecast, ForecastSpec
 from velib_predictor.inference.issue import ONE, Issue, Source, State
 from velib_predictor.inference.issues import Issues
 from velib_predictor.inference.predictor import forecast_at
 from velib_predictor.inference.store import ModelStore
 from velib_predictor.jobs.issue import IssueJob
+from velib_predictor.models.baseline.persistence import PersistenceDelta
 from velib_predictor.utils.errors import UsageError
 
 NOW = START + 8 * DAY + 12 * HOUR + 7 * MINUTE
@@ -176,6 +177,25 @@ def test_a_damaged_model_is_replaced_by_what_is_usual_and_named(
     assert_whole(issue)
     again = store.add(fitted("persistence_delta", panel), "town")
     assert (job.run(NOW + QUARTER).version, job.run(NOW + QUARTER).state) == (again.name, State.FRESH)
+
+
+def test_a_model_that_fails_is_stood_in_for_until_it_works_again(
+    job: IssueJob, store: ModelStore, panel: Panel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("climatology", "persistence_delta"):
+        store.add(fitted(name, panel), "town")
+
+    def failing(_self: PersistenceDelta, _seen: Panel) -> Forecast:
+        raise RuntimeError("/home/somebody/secret")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(PersistenceDelta, "_predict", failing)
+        issue = job.run(NOW)
+    assert (issue.state, issue.reason) == (State.DEGRADED, "the model persistence_delta failed (RuntimeError)")
+    assert set(issue.source[:, 0].tolist()) == {Source.CLIMATOLOGY}
+    assert_whole(issue)
+    again = job.run(NOW + QUARTER)
+    assert (again.state, again.reason, again.source[0, 0]) == (State.FRESH, None, Source.MODEL)
 
 
 def test_a_damaged_stand_in_costs_only_what_it_would_have_said(job: IssueJob, store: ModelStore, panel: Panel) -> None:

@@ -11,8 +11,10 @@ from velib_predictor.forecast import pmf as algebra
 from velib_predictor.forecast.forecast import Forecast, ForecastSpec
 from velib_predictor.inference.issue import Source
 from velib_predictor.models.base import Forecaster
+from velib_predictor.utils.logger import get_logger
 
 DAY_S = 86_400
+_log = get_logger(__name__)
 
 
 class Link(NamedTuple):
@@ -38,13 +40,12 @@ class Chain:
         day = DAY_S // max(int(spec.step.total_seconds()), 1)
         self.lookback = max([day, *(link.model.lookback for link in links)])
         """Ticks before an origin that an answer reads."""
+        self.trouble: str | None = None
+        """Which link failed at the last forecast."""
 
     def forecast(self, panel: Panel) -> tuple[Forecast, npt.NDArray[np.uint8]]:
         """The forecast from the panel's last tick, and where each number came from, uint8[station, target]."""
-        answers = [
-            *((link.source, next(link.model.predict(panel, panel.ticks[-1:]))) for link in self.links),
-            (Source.PERSISTENCE, self._last_seen(panel)),
-        ]
+        answers = self._answers(panel)
         size = max(answer.pmf.shape[-1] for _, answer in answers)
         k = np.maximum.reduce([answer.k for _, answer in answers])  # [origin, station]
         first = answers[0][1]
@@ -66,6 +67,18 @@ class Chain:
         if doubt.any():
             pmf[:, doubt] = mixed.ordered().pmf[:, doubt]
         return mixed, source
+
+    def _answers(self, panel: Panel) -> list[tuple[Source, Forecast]]:
+        """What each link says, in order; a link that fails says nothing."""
+        self.trouble = None
+        answers = []
+        for link in self.links:
+            try:
+                answers.append((link.source, next(link.model.predict(panel, panel.ticks[-1:]))))
+            except Exception as error:
+                _log.exception("a model failed; the next in the chain answers", model=link.model.name)
+                self.trouble = self.trouble or f"the model {link.model.name} failed ({type(error).__name__})"
+        return [*answers, (Source.PERSISTENCE, self._last_seen(panel))]
 
     def _last_seen(self, panel: Panel) -> Forecast:
         """All probability on what was last observed within a day."""

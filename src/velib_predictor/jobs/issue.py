@@ -62,7 +62,7 @@ class IssueJob:
         panel = live.at(origin)
         forecast, source = chain.forecast(panel)
         observed_at = newest_observation(self._database, self.system_id, origin)
-        state, reason = self._state(panel.tolerance, origin, observed_at)
+        state, reason = self._state(panel.tolerance, origin, observed_at, self._trouble or chain.trouble)
         issue = Issue.of(
             forecast,
             panel,
@@ -135,7 +135,9 @@ class IssueJob:
 
     # -- what is to be said of it ----------------------------------------------------------------------------
 
-    def _state(self, tolerance: timedelta, origin: datetime, observed_at: datetime | None) -> tuple[State, str | None]:
+    def _state(
+        self, tolerance: timedelta, origin: datetime, observed_at: datetime | None, trouble: str | None
+    ) -> tuple[State, str | None]:
         if observed_at is None:
             return State.STALE, "nothing was ever observed before this time"
         if origin - observed_at > tolerance:
@@ -143,7 +145,7 @@ class IssueJob:
                 f"the feed was last heard and believed at {format_time(observed_at.replace(microsecond=0))}"
                 f"{self._since(observed_at, origin)}"
             )
-        return (State.DEGRADED, self._trouble) if self._trouble else (State.FRESH, None)
+        return (State.DEGRADED, trouble) if trouble else (State.FRESH, None)
 
     def _since(self, after: datetime, until: datetime) -> str:
         """What the ledger says of the polls since then."""
