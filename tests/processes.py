@@ -27,7 +27,7 @@ class Velib:
         self._process = subprocess.Popen(
             [sys.executable, "-m", "velib_predictor.cli", *map(str, arguments)],
             cwd=folder,
-            env={**os.environ, "COVERAGE_PROCESS_START": "", **(variables or {})},
+            env={**os.environ, **(variables or {})},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

@@ -16,6 +16,7 @@ from velib_predictor.data.panel import Panel
 from velib_predictor.data.stations import ensure_system
 from velib_predictor.evaluation.evaluator import Protocol, backtest
 from velib_predictor.evaluation.report import report
+from velib_predictor.forecast.forecast import ForecastSpec
 from velib_predictor.inference.issue import ONE, Issue, Source
 from velib_predictor.inference.issues import Issues
 from velib_predictor.inference.store import ModelStore
@@ -251,3 +252,16 @@ def test_live_scores_are_the_backtests_within_the_eight_bits(
         assert found["brier"] == pytest.approx(row["brier"], abs=1 / ONE)
         assert found["mae_median"] == pytest.approx(row["mae_median"], abs=0.01)
         assert found["coverage_80"] == pytest.approx(row["coverage_80"], abs=0.02)
+
+
+def test_issues_of_other_horizons_are_scored_by_their_own(settings: Settings, stored: Database, panel: Panel) -> None:
+    """The day on which the horizons were changed: the older issue ends at two hours, the newer at three."""
+    longer = ForecastSpec(horizons=(QUARTER, 3 * HOUR), targets=SPEC.targets)
+    store, job = ModelStore(settings.models_dir), IssueJob(settings, stored, "town")
+    for place, spec in enumerate((SPEC, longer)):
+        store.add(fitted("persistence_delta", panel, spec), "town")
+        job.run(FIRST + place * QUARTER)
+    assert score(settings, stored, "town", LATER) == 3 * 3 + 2 * 3
+    horizons = {(key[0] - FIRST, key[2]) for key in stored_scores(stored)}
+    assert horizons == {(timedelta(0), s) for s in (900, 3600, 7200)} | {(QUARTER, s) for s in (900, 10800)}
+    assert score(settings, stored, "town", LATER) == 0
