@@ -52,10 +52,15 @@ def demo(
 
         city = DemoCity(folder, settings, stations=stations, weeks=weeks, model=model)
         if anew or not city.is_prepared():
-            city.prepare(say)  # Ctrl-C ends it at once: what is not whole is begun again next time
+            try:
+                city.prepare(say)
+            except KeyboardInterrupt:
+                say("interrupted while preparing; the next `velib demo` begins that anew")
+                raise typer.Exit(ExitCode.INTERRUPTED) from None
         with stopped_by_signals() as (stop, interrupted):
             _live(city, speed, listening, stop, lasts)
     if interrupted.is_set():
+        say("stopped")
         raise typer.Exit(ExitCode.INTERRUPTED)
 
 

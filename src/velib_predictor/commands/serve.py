@@ -35,7 +35,7 @@ def run(
 ) -> None:
     """Collect, forecast and serve in one process: the live system (Vélib' by default), until Ctrl-C."""
     from velib_predictor.api.server import bind
-    from velib_predictor.utils.temporal import parse_duration
+    from velib_predictor.utils.temporal import format_duration, parse_duration
 
     settings = start(config, db)
     systems = chosen_systems(settings, system or [], url)
@@ -50,8 +50,11 @@ def run(
         live = LiveSystem(settings, database, systems, period, options=options)
         with live.serving(listening, stop) as address:
             say(f"forecasts at {address}/  (API: {address}/docs; Ctrl-C ends)")
+            every = format_duration(settings.forecast.issue_every)
+            say(f"one is made every {every}, on the clock; the first one needs an answer of the feed")
             live.collect(stop, Watch(". `velib demo` shows everything without a network"))
     if interrupted.is_set():
+        say("stopped; all that was collected is stored")
         raise typer.Exit(ExitCode.INTERRUPTED)
 
 
@@ -80,6 +83,7 @@ def serve(host: Host = "127.0.0.1", port: Port = 8000, db: Db = None, config: Co
         if not alive:
             raise VelibError("the API has ended although nobody asked it to; its messages above say why")
     if interrupted.is_set():
+        say("stopped")
         raise typer.Exit(ExitCode.INTERRUPTED)
 
 
