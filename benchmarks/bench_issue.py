@@ -160,9 +160,8 @@ def measure(folder: Path, options: argparse.Namespace) -> None:
         for _ in range(3):
             timed(bare, "model", lambda: next(model.predict(panel, panel.ticks[-1:])))
         alone = min(bare["model"])
-        print(
-            f"{options.stations} stations, {options.model}: {issue.state} {issue.reason or ''}; model alone {alone:.3f} s"
-        )
+        state = f"{issue.state} ({issue.reason})" if issue.reason else str(issue.state)
+        print(f"{options.stations} stations, {options.model}, {state}; model alone {alone:.3f} s")
         print(f"{'':<16}{'first s':>9}{'best s':>9}{'/model':>9}")
         for name, taken in times.items():
             best = min(taken[1:])
