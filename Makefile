@@ -7,7 +7,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo run test test-all lint format types collect bench lock clean
+.PHONY: help setup setup-deep demo run test test-all lint format types collect bench lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -22,6 +22,9 @@ $(INSTALLED): requirements-dev.txt pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
 	@touch $@
+
+setup-deep: $(INSTALLED) ## Also install what training the learned models needs (torch, Lightning; large)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-deep.txt
 
 test: $(INSTALLED) ## Run the tests (minutes); PostgreSQL is started for them where it can be
 	$(BIN)/python -m pytest -n $(JOBS) -m "not slow" $(ARGS)

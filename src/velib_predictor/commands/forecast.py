@@ -17,7 +17,10 @@ SystemId = Annotated[str, typer.Option("--system", help="Name of the system, suc
 
 def train(
     model: Annotated[
-        str, typer.Argument(help="persistence, persistence_delta, climatology, linear, xgboost, queueing.")
+        str,
+        typer.Argument(
+            help="One of persistence, persistence_delta, climatology, linear, xgboost, queueing, stid, champion"
+        ),
     ],
     system: SystemId,
     until: Annotated[

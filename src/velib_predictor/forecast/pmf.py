@@ -163,3 +163,37 @@ def order_above(larger: Probabilities, smaller: Probabilities) -> Probabilities:
     # Only as much as there is: no rounded remainder may appear at counts above K.
     np.minimum(cdf, total, out=cdf)
     return to_pmf(cdf)
+
+
+def logistic_mixture(
+    weights: Probabilities,
+    location: Probabilities,
+    scale: Probabilities,
+    now: Integers,
+    k: Integers,
+    size: int,
+    floor: float = 1e-3,
+) -> Probabilities:
+    """Counts from a mixture of logistic distributions of the change since now, made whole and censored at 0 and K.
+
+    F(c) = sum of w sigma((c + 1/2 - now - location) / scale) for c < K, and F(K) = 1; then a share `floor` is spread
+    evenly over 0..K. After Salimans et al., PixelCNN++, ICLR 2017, on the change instead of the value.
+
+    Args:
+        weights, location, scale: float32[..., component]; weights add up to 1, scales are positive.
+        now, k: int[...]; size: counts in the result, above every K.
+    """
+    edges = np.arange(size, dtype=np.float32) + np.float32(0.5) - now[..., None].astype(np.float32)  # [..., count]
+    cdf = np.zeros(edges.shape, dtype=np.float32)
+    for part in range(weights.shape[-1]):
+        w, m, s = (array[..., part, None] for array in (weights, location, scale))
+        # The hyperbolic tangent never overflows; sigma(x) = (1 + tanh(x / 2)) / 2.
+        cdf += w * (np.float32(0.5) + np.float32(0.5) * np.tanh((edges - m) / (2 * s)))
+    counts = np.arange(size)
+    cdf[counts >= k[..., None]] = 1.0
+    pmf = to_pmf(cdf)
+    np.maximum(pmf, 0, out=pmf)
+    within = counts <= k[..., None]
+    pmf *= np.float32(1 - floor)
+    pmf += np.where(within, np.float32(floor) / (k[..., None] + np.float32(1)), np.float32(0))
+    return pmf

@@ -31,6 +31,8 @@ MODELS: Mapping[str, str] = {
     "linear": "velib_predictor.models.baseline.linear:Linear",
     "xgboost": "velib_predictor.models.baseline.linear:XGBoost",
     "queueing": "velib_predictor.models.baseline.queueing:Queueing",
+    "stid": "velib_predictor.models.stid.trainer:Stid",
+    "champion": "velib_predictor.models.champion.ensemble:Champion",
 }
 """Where each model's class is; imported when it is asked for."""
 

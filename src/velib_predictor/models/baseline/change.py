@@ -102,7 +102,7 @@ class ChangeModel(Forecaster):
         scale = np.maximum(np.array(spread_of, dtype=np.float32), np.float32(0.05))
         unit = scale[rows.horizon]
         features = self._features(builder, sight, rows)
-        fold = _folds(train, rows.tick)
+        fold = folds_of(train, rows.tick)
         wanted = (change / unit).astype(np.float32)
         predicted, regressions = np.empty_like(wanted), []
         for which in range(FOLDS):
@@ -210,7 +210,7 @@ class ChangeModel(Forecaster):
             self.targets.append(TargetModel(builder, change, spread, arrays[f"{name}.scale"], histograms))
 
 
-def _folds(train: Panel, tick: Indices) -> Indices:
+def folds_of(train: Panel, tick: Indices) -> Indices:
     """The fold of each row, by the local day of its origin; with too few days, by thirds of the time."""
     day = local_time(train.ticks, train.timezone).day[tick]
     days, place = np.unique(day, return_inverse=True)

@@ -1,0 +1,75 @@
+"""The part of STID that needs torch: one network fitted and written as ONNX."""
+
+import logging
+import tempfile
+import warnings
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from velib_predictor.models.heads import log_likelihood, mixture_pmf
+from velib_predictor.models.stid.dataset import Outcomes, Rows
+from velib_predictor.models.stid.model import Stid, StidConfig
+from velib_predictor.training.trainer import Batch, Budget, fit_network
+
+_NAMES = ("features", "station", "slot", "day", "unit")
+
+
+def fit_fold(
+    rows: Rows, came: Outcomes, held_out: Rows, held_came: Outcomes, *, stations: int, slots: int, small: bool,
+    epochs: int, seed: int,
+) -> tuple[bytes, float]:  # fmt: skip
+    """A network fitted on rows, stopped where it is best on held-out ones: its ONNX file, and its RPS there."""
+    sizes = {"width": 48, "blocks": 1, "station_width": 6, "time_width": 4, "dropout": 0.2} if small else {}
+    config = StidConfig(rows.features.shape[1], stations, slots, came.now.shape[1], **sizes)  # type: ignore[arg-type]
+    torch.manual_seed(seed)
+    network = Stid(config)
+    asked, outcome = _tensors(held_out), _outcomes(held_came)
+    reached = fit_network(
+        network, [*_tensors(rows), *_outcomes(came)], _loss, lambda module: _rps(module, asked, outcome),
+        Budget(epochs=epochs, seed=seed),
+    )  # fmt: skip
+    return as_onnx(network, asked), reached
+
+
+def as_onnx(network: nn.Module, example: list[Tensor]) -> bytes:
+    """The network as an ONNX file that takes any number of rows."""
+    rows = torch.export.Dim("rows", min=2)
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it misses torchvision, which nobody needs here
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        program = torch.onnx.export(
+            network.eval(), tuple(tensor[:4] for tensor in example), input_names=list(_NAMES),
+            output_names=["parameters"], dynamo=True, verbose=False,
+            dynamic_shapes={name: {0: rows} for name in _NAMES},
+        )  # fmt: skip
+    assert program is not None  # noqa: S101 - for the type checker
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "network.onnx"
+        program.save(file, external_data=False)
+        return file.read_bytes()
+
+
+def _tensors(rows: Rows) -> list[Tensor]:
+    return [torch.from_numpy(part) for part in (rows.features, rows.station, rows.slot, rows.day, rows.unit)]
+
+
+def _outcomes(came: Outcomes) -> list[Tensor]:
+    return [torch.from_numpy(part) for part in (came.now, came.truth, came.known, came.k)]
+
+
+def _loss(network: nn.Module, batch: Batch) -> Tensor:
+    *asked, now, truth, known, k = batch
+    likelihood = log_likelihood(network(*asked), now, k[:, None].expand_as(now), truth)
+    return -(likelihood * known).sum() / known.sum().clamp(min=1)
+
+
+@torch.no_grad()
+def _rps(network: nn.Module, asked: list[Tensor], came: list[Tensor]) -> float:
+    """Mean RPS, each row measured in its typical change, so that horizons count alike."""
+    now, truth, known, k = came
+    pmf = mixture_pmf(network(*asked), now, k[:, None].expand_as(now), int(k.max()) + 1)
+    step = truth[..., None] <= torch.arange(pmf.shape[-1])
+    rps = (pmf.cumsum(-1) - step.float()).square().sum(-1) / asked[-1]
+    return float((rps * known).sum() / known.sum().clamp(min=1))
