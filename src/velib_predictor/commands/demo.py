@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from velib_predictor.commands.serve import Host, Port, Watch, say
+from velib_predictor.commands.output import ConfigFile, Json
+from velib_predictor.commands.serve import Host, Port, Watch, ready, say
 from velib_predictor.commands.signals import stopped_by_signals
 from velib_predictor.utils.errors import ExitCode
 
@@ -31,6 +32,8 @@ def demo(
     duration: Annotated[
         str | None, typer.Option("--for", metavar="DURATION", help="End by itself so long after it is ready.")
     ] = None,
+    config: ConfigFile = None,
+    json: Json = False,
 ) -> None:
     """A synthetic city end to end, without a network: weeks of history, a model, a live feed, forecasts, the API.
 
@@ -45,7 +48,7 @@ def demo(
 
     forecaster(model)  # an unknown one is refused before anything is begun
     lasts = parse_duration(duration).total_seconds() if duration else None
-    settings = load_settings()
+    settings = load_settings(config)
     configure_logging("ERROR", settings.log_format)  # people are told in words (see `Watch`)
     with closing(bind(host, port)) as listening:
         from velib_predictor.commands.demo_city import DemoCity
@@ -58,14 +61,19 @@ def demo(
                 say("interrupted while preparing; the next `velib demo` begins that anew")
                 raise typer.Exit(ExitCode.INTERRUPTED) from None
         with stopped_by_signals() as (stop, interrupted):
-            _live(city, speed, listening, stop, lasts)
+            _live(city, speed, listening, stop, lasts, json)
     if interrupted.is_set():
         say("stopped")
         raise typer.Exit(ExitCode.INTERRUPTED)
 
 
 def _live(
-    city: "DemoCity", speed: float, listening: "socket.socket", stop: "threading.Event", lasts: float | None
+    city: "DemoCity",
+    speed: float,
+    listening: "socket.socket",
+    stop: "threading.Event",
+    lasts: float | None,
+    json: bool,
 ) -> None:
     """Let the city live, and everything else with it, until `stop` is set."""
     import threading
@@ -83,7 +91,7 @@ def _live(
         live = LiveSystem(settings, database, settings.systems, timedelta(seconds=60), clock)
         address = stack.enter_context(live.serving(listening, stop))
         say(f"the city's feed: {feed.url} (its time runs {speed:g} times as fast as yours)")
-        say(f"forecasts at {address}/  (API: {address}/docs; Ctrl-C ends)")
+        ready(address, json)
         if lasts is not None:
             end = threading.Timer(lasts, stop.set)
             end.daemon = True

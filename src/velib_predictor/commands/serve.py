@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from velib_predictor.commands.collect import chosen_systems, polling
-from velib_predictor.commands.output import ConfigFile, Db, open_database, start
+from velib_predictor.commands.output import ConfigFile, Db, Json, emit, open_database, start
 from velib_predictor.commands.signals import stopped_by_signals
 from velib_predictor.utils.errors import ExitCode, VelibError
 
@@ -32,6 +32,7 @@ def run(
     port: Port = 8000,
     db: Db = None,
     config: ConfigFile = None,
+    json: Json = False,
 ) -> None:
     """Collect, forecast and serve in one process: the live system (Vélib' by default), until Ctrl-C."""
     from velib_predictor.api.server import bind
@@ -49,7 +50,7 @@ def run(
         options = [*(["--db", db] if db else []), *(["--config", str(config)] if config else [])]
         live = LiveSystem(settings, database, systems, period, options=options)
         with live.serving(listening, stop) as address:
-            say(f"forecasts at {address}/  (API: {address}/docs; Ctrl-C ends)")
+            ready(address, json)
             every = format_duration(settings.forecast.issue_every)
             say(f"one is made every {every}, on the clock; the first one needs an answer of the feed")
             live.collect(stop, Watch(". `velib demo` shows everything without a network"))
@@ -58,7 +59,9 @@ def run(
         raise typer.Exit(ExitCode.INTERRUPTED)
 
 
-def serve(host: Host = "127.0.0.1", port: Port = 8000, db: Db = None, config: ConfigFile = None) -> None:
+def serve(
+    host: Host = "127.0.0.1", port: Port = 8000, db: Db = None, config: ConfigFile = None, json: Json = False
+) -> None:
     """Serve what is stored: the API alone, beside a collector and an issue job that run elsewhere."""
     import threading
 
@@ -75,7 +78,7 @@ def serve(host: Host = "127.0.0.1", port: Port = 8000, db: Db = None, config: Co
         follower = threading.Thread(target=service.follow, args=(stop,), name="follow")
         server = stack.enter_context(Server(create_app(service), listening))
         follower.start()
-        say(f"forecasts at {server.address}/  (API: {server.address}/docs; Ctrl-C ends)")
+        ready(server.address, json)
         while (alive := server.alive) and not stop.wait(0.5):
             pass
         stop.set()
@@ -85,6 +88,13 @@ def serve(host: Host = "127.0.0.1", port: Port = 8000, db: Db = None, config: Co
     if interrupted.is_set():
         say("stopped")
         raise typer.Exit(ExitCode.INTERRUPTED)
+
+
+def ready(address: str, as_json: bool) -> None:
+    """Say where it is served; with --json, to programs too."""
+    say(f"forecasts at {address}/  (API: {address}/docs; Ctrl-C ends)")
+    if as_json:
+        emit({"address": address}, True, "")
 
 
 def say(text: str) -> None:
