@@ -1,8 +1,9 @@
-"""The part of STID that needs torch: one network fitted and written as ONNX."""
+"""The part of STID that needs torch: one network fitted and written as ONNX. Loss, score, ONNX serve others too."""
 
 import logging
 import tempfile
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -25,24 +26,23 @@ def fit_fold(
     config = StidConfig(rows.features.shape[1], stations, slots, came.now.shape[1], **sizes)  # type: ignore[arg-type]
     torch.manual_seed(seed)
     network = Stid(config)
-    asked, outcome = _tensors(held_out), _outcomes(held_came)
+    asked, outcome = _tensors(held_out), tensors_of(held_came)
     reached = fit_network(
-        network, [*_tensors(rows), *_outcomes(came)], _loss, lambda module: _rps(module, asked, outcome),
+        network, [*_tensors(rows), *tensors_of(came)], _loss, lambda module: _score(module, asked, outcome),
         Budget(epochs=epochs, seed=seed),
     )  # fmt: skip
-    return as_onnx(network, asked), reached
+    return as_onnx(network, [tensor[:4] for tensor in asked], _NAMES), reached
 
 
-def as_onnx(network: nn.Module, example: list[Tensor]) -> bytes:
-    """The network as an ONNX file that takes any number of rows."""
+def as_onnx(network: nn.Module, example: Sequence[Tensor], names: Sequence[str]) -> bytes:
+    """The network as an ONNX file that takes any number of rows; `names` of its inputs."""
     rows = torch.export.Dim("rows", min=2)
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it misses torchvision, which nobody needs here
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
-            network.eval(), tuple(tensor[:4] for tensor in example), input_names=list(_NAMES),
-            output_names=["parameters"], dynamo=True, verbose=False,
-            dynamic_shapes={name: {0: rows} for name in _NAMES},
+            network.eval(), tuple(example), input_names=list(names), output_names=["parameters"], dynamo=True,
+            verbose=False, dynamic_shapes={name: {0: rows} for name in names},
         )  # fmt: skip
     assert program is not None  # noqa: S101 - for the type checker
     with tempfile.TemporaryDirectory() as folder:
@@ -55,21 +55,34 @@ def _tensors(rows: Rows) -> list[Tensor]:
     return [torch.from_numpy(part) for part in (rows.features, rows.station, rows.slot, rows.day, rows.unit)]
 
 
-def _outcomes(came: Outcomes) -> list[Tensor]:
+def tensors_of(came: Outcomes) -> list[Tensor]:
+    """Now, truth, known, k."""
     return [torch.from_numpy(part) for part in (came.now, came.truth, came.known, came.k)]
 
 
-def _loss(network: nn.Module, batch: Batch) -> Tensor:
-    *asked, now, truth, known, k = batch
-    likelihood = log_likelihood(network(*asked), now, k[:, None].expand_as(now), truth)
+def loss_of(parameters: Tensor, came: Batch) -> Tensor:
+    """Mean negative log-likelihood, in nats.
+
+    Shapes: parameters [..., output, 3, component]; of `came`: now, truth, known [..., output], k [...] -> [].
+    """
+    now, truth, known, k = came
+    likelihood = log_likelihood(parameters, now, k[..., None].expand_as(now), truth)
     return -(likelihood * known).sum() / known.sum().clamp(min=1)
 
 
-@torch.no_grad()
-def _rps(network: nn.Module, asked: list[Tensor], came: list[Tensor]) -> float:
-    """Mean RPS, each row measured in its typical change, so that horizons count alike."""
+def rps_of(parameters: Tensor, unit: Tensor, came: Batch) -> float:
+    """Mean RPS, each row measured in its typical change, so that horizons count alike. Shapes as in `loss_of`."""
     now, truth, known, k = came
-    pmf = mixture_pmf(network(*asked), now, k[:, None].expand_as(now), int(k.max()) + 1)
+    pmf = mixture_pmf(parameters, now, k[..., None].expand_as(now), int(k.max()) + 1)
     step = truth[..., None] <= torch.arange(pmf.shape[-1])
-    rps = (pmf.cumsum(-1) - step.float()).square().sum(-1) / asked[-1]
+    rps = (pmf.cumsum(-1) - step.float()).square().sum(-1) / unit
     return float((rps * known).sum() / known.sum().clamp(min=1))
+
+
+def _loss(network: nn.Module, batch: Batch) -> Tensor:
+    return loss_of(network(*batch[:5]), batch[5:])
+
+
+@torch.no_grad()
+def _score(network: nn.Module, asked: list[Tensor], came: list[Tensor]) -> float:
+    return rps_of(network(*asked), asked[-1], came)

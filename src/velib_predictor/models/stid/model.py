@@ -56,7 +56,7 @@ class Stid(nn.Module):
             nn.init.normal_(table.weight, std=0.1)
         inputs = 2 * config.features + config.station_width + 4 * config.time_width
         self.first = nn.Linear(inputs, config.width)
-        self.blocks = nn.ModuleList(_Block(config.width, config.dropout) for _ in range(config.blocks))
+        self.blocks = nn.ModuleList(Block(config.width, config.dropout) for _ in range(config.blocks))
         self.head = MixtureHead(config.width, config.outputs)
 
     def forward(self, features: Tensor, station: Tensor, slot: Tensor, day: Tensor, unit: Tensor) -> Tensor:
@@ -79,7 +79,7 @@ class Stid(nn.Module):
         return parameters
 
 
-class _Block(nn.Module):
+class Block(nn.Module):
     """A residual block; shapes: [row, width] -> [row, width]."""
 
     def __init__(self, width: int, dropout: float) -> None:
