@@ -138,7 +138,7 @@ def test_run_polls_issues_and_serves(feed: FeedServer, client: httpx.Client, tmp
         assert velib.runs
         assert velib.end(signal.SIGTERM) == 0
     assert len(velib.said) == 5
-    assert "one is made every 15m" in velib.said[1]
+    assert "one is made every 2s, on the clock" in velib.said[1]
 
 
 def test_run_without_a_feed_says_so_once_and_serves_on(
