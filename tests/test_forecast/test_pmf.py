@@ -1,5 +1,7 @@
 """The algebra of probabilities: what must hold for any pmf, and slow loops that spell out what is meant."""
 
+import math
+
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -206,6 +208,73 @@ def test_what_changes_lack_to_one_is_laid_on_the_greatest() -> None:
 def test_from_changes_of_nothing_is_nothing() -> None:
     none = np.zeros((0, 3), dtype=np.float32)
     assert algebra.from_changes(none, np.zeros(0, np.int16), np.zeros(0, np.int16), 5).shape == (0, 5)
+
+
+# -- mixtures of logistic distributions ------------------------------------------------------------------------
+
+
+def slow_mixture(parts: list[tuple[float, float, float]], now: int, k: int, size: int, floor: float) -> list[float]:
+    """The rule in words: each component's mass between half counts; all below 0 is 0, all above K is K; a floor."""
+    pmf = [0.0] * size
+    for count in range(k + 1):
+        for weight, location, scale in parts:
+            upper = 1.0 if count == k else 0.5 + 0.5 * math.tanh((count + 0.5 - now - location) / (2 * scale))
+            lower = 0.0 if count == 0 else 0.5 + 0.5 * math.tanh((count - 0.5 - now - location) / (2 * scale))
+            pmf[count] += weight * (upper - lower)
+        pmf[count] = (1 - floor) * pmf[count] + floor / (k + 1)
+    return pmf
+
+
+@st.composite
+def mixtures(draw: st.DrawFn) -> tuple[list[tuple[float, float, float]], int, int, int]:
+    """Components (weight, location, scale), now, K, and how many counts."""
+    shares = draw(st.lists(st.floats(0.015625, 1, width=32), min_size=1, max_size=4))
+    weights = np.asarray(np.array(shares) / sum(shares), dtype=np.float32).tolist()
+    places = st.floats(-100, 100, width=32) | st.sampled_from([1e6, -1e6, 1e30])
+    parts = [(weight, draw(places), draw(st.floats(0.03125, 50, width=32))) for weight in weights]
+    k = draw(st.integers(1, 60))
+    return parts, draw(st.integers(0, k)), k, k + 1 + draw(st.integers(0, 4))
+
+
+@given(drawn=mixtures(), floor=st.sampled_from([0.0, 1e-3, 0.3]))
+def test_a_logistic_mixture_is_the_slow_loop(
+    drawn: tuple[list[tuple[float, float, float]], int, int, int], floor: float
+) -> None:
+    parts, now, k, size = drawn
+    arrays = np.array(parts, dtype=np.float32)[None]  # [row, component, part]
+    weights, location, scale = (arrays[:, :, part] for part in range(3))
+    pmf = algebra.logistic_mixture(weights, location, scale, np.array([now]), np.array([k]), size, floor)
+    check_pmf(pmf, np.array([k]))
+    np.testing.assert_allclose(pmf[0], slow_mixture(parts, now, k, size, floor), atol=2e-6)
+    assert (pmf[0, : k + 1] >= floor / (k + 1) * 0.999).all()
+
+
+@given(drawn=mixtures(), up=st.floats(0, 20, width=32))
+def test_a_mixture_further_up_is_stochastically_larger(
+    drawn: tuple[list[tuple[float, float, float]], int, int, int], up: float
+) -> None:
+    parts, now, k, size = drawn
+    arrays = np.array(parts, dtype=np.float32).T[:, None]  # [part, row, component]
+    asked = np.array([now]), np.array([k]), size
+    one = algebra.logistic_mixture(arrays[0], arrays[1], arrays[2], *asked)
+    other = algebra.logistic_mixture(arrays[0], arrays[1] + np.float32(up), arrays[2], *asked)
+    assert (np.cumsum(other, axis=-1) <= np.cumsum(one, axis=-1) + CLOSE).all()
+
+
+def test_logistic_mixtures_of_many_axes_and_ks_are_those_of_each() -> None:
+    random = np.random.default_rng(3)
+    shape = (5, 2)
+    weights = random.dirichlet(np.ones(3), shape).astype(np.float32)  # [row, target, component]
+    location, scale = random.normal(0, 3, (*shape, 3)), random.uniform(0.03, 4, (*shape, 3))
+    k = random.integers(1, 20, shape)
+    now = random.integers(0, k + 1)
+    given_ = weights, location.astype(np.float32), scale.astype(np.float32)
+    pmf = algebra.logistic_mixture(*given_, now, k.astype(np.int16), 22)
+    check_pmf(pmf, k)
+    for row, target in np.ndindex(shape):
+        parts = list(zip(*(array[row, target].tolist() for array in given_), strict=True))
+        wanted = slow_mixture(parts, int(now[row, target]), int(k[row, target]), 22, 1e-3)
+        np.testing.assert_allclose(pmf[row, target], wanted, atol=2e-6)
 
 
 # -- order -----------------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ Knows no model: a network, tensors, a loss of a batch, and a score of the networ
 """
 
 import logging
+import math
 import tempfile
 import warnings
 from collections.abc import Callable, Sequence
@@ -84,7 +85,10 @@ class _Fitted(lightning.LightningModule):
         return loss
 
     def validation_step(self, _batch: Batch, _number: int) -> None:
-        self.log(_SCORE, self._score(self.network), prog_bar=True)
+        score = self._score(self.network)
+        if not math.isfinite(score):
+            raise TrainingError(f"the score after epoch {self.current_epoch} is {score}")
+        self.log(_SCORE, score)
 
     def configure_optimizers(self) -> Any:
         optimizer = torch.optim.AdamW(self.parameters(), lr=self._budget.rate, weight_decay=self._budget.decay)
@@ -108,17 +112,21 @@ def fit_network(
         score: of the network in evaluation mode, on rows of its own; less is better.
 
     Raises:
-        TrainingError: the loss is no finite number; the batch is named.
+        TrainingError: the loss is no finite number, and the batch is named; or the score is none.
     """
-    lightning.seed_everything(budget.seed, verbose=False)
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     data = _Tensors(tensors)
     steps = -(-len(data) // budget.batch) * budget.epochs
     sampler = BatchSampler(RandomSampler(data), budget.batch, drop_last=False)
     loader = DataLoader(data, sampler=sampler, batch_size=None)
     once = DataLoader(_Tensors([torch.zeros(1)]), batch_size=None, sampler=[[0]])
-    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        warnings.catch_warnings(),
+        torch.random.fork_rng(devices=[]),  # whoever calls draws the numbers that it would have drawn anyway
+    ):
         warnings.simplefilter("ignore")  # Lightning's advice on workers and loggers
+        torch.manual_seed(budget.seed)
         best = ModelCheckpoint(folder, monitor=_SCORE, mode="min", save_weights_only=True)
         trainer = lightning.Trainer(
             accelerator=budget.accelerator,
