@@ -39,13 +39,18 @@ class Champion(Forecaster):
     def __init__(self, spec: ForecastSpec) -> None:
         super().__init__(spec)
         self.made: list[Forecaster] = [forecaster(name)(spec) for name in self.members]
-        shape = (len(self.members), len(spec.horizons), len(spec.targets))
-        start = np.array(self.first, dtype=np.float32)[:, None, None]
-        self.weights: Floats = np.broadcast_to(start / start.sum(), shape).astype(np.float32)
+        self.weights = self._first_weights()
 
     # -- fitting ---------------------------------------------------------------------------------------------
 
+    def _first_weights(self) -> Floats:
+        """`first` for each horizon and target, float32[member, horizon, target]."""
+        start = np.array(self.first, dtype=np.float32)[:, None, None]
+        shape = (len(self.members), len(self.spec.horizons), len(self.spec.targets))
+        return np.broadcast_to(start / start.sum(), shape).astype(np.float32)
+
     def _fit(self, train: Panel) -> tuple[int, dict[str, Any]]:
+        self.weights = self._first_weights()  # not those of an earlier fit
         weighed = self._weigh(train)
         end = from_micros(int(train.ticks[-1].astype("datetime64[us]").astype(np.int64)) + 1)
         rows = sum(member.fit(train, end).rows for member in self.made)
