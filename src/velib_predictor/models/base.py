@@ -32,6 +32,7 @@ MODELS: Mapping[str, str] = {
     "xgboost": "velib_predictor.models.baseline.linear:XGBoost",
     "queueing": "velib_predictor.models.baseline.queueing:Queueing",
     "stid": "velib_predictor.models.stid.trainer:Stid",
+    "lstm": "velib_predictor.models.lstm.trainer:Lstm",
     "champion": "velib_predictor.models.champion.ensemble:Champion",
 }
 """Where each model's class is; imported when it is asked for."""
