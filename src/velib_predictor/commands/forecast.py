@@ -19,7 +19,7 @@ def train(
     model: Annotated[
         str,
         typer.Argument(
-            help="One of persistence, persistence_delta, climatology, linear, xgboost, queueing, stid, champion"
+            help="One of persistence, persistence_delta, climatology, linear, xgboost, queueing, stid, lstm, champion"
         ),
     ],
     system: SystemId,
