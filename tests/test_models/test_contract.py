@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from tests.test_models.learned import LEARNED, need_torch
 from tests.test_models.panels import CELLS, disturbed, selected, small_city, with_new_station
 from velib_predictor.data.panel import DOCKS, Panel
 from velib_predictor.forecast import pmf as algebra
@@ -47,11 +48,15 @@ class Case:
 @pytest.fixture(scope="module", autouse=True)
 def tiny_fits() -> Iterator[None]:
     """The contract does not ask how good a model is: few trees, few rows."""
-    baseline = "velib_predictor.models.baseline"
-    sizes = {"linear._ROUNDS": 12, "linear._SPREAD_ROUNDS": 6, "linear.XGBoost.most_rows": 6000, "queueing.ROWS": 300}
+    sizes = {
+        "baseline.linear._ROUNDS": 12, "baseline.linear._SPREAD_ROUNDS": 6, "baseline.linear.XGBoost.most_rows": 6000,
+        "baseline.queueing.ROWS": 300, "network.NetworkModel.most_rows": 4000, "network.NetworkModel.epochs": 2,
+        "lstm.trainer.Lstm.most_rows": 4000, "lstm.trainer.Lstm.epochs": 1, "network.FOLDS": 1,
+        "champion.ensemble._ORIGINS": 8,
+    }  # fmt: skip
     with pytest.MonkeyPatch.context() as patch:
         for name, size in sizes.items():
-            patch.setattr(f"{baseline}.{name}", size)
+            patch.setattr(f"velib_predictor.models.{name}", size)
         yield
 
 
@@ -62,6 +67,8 @@ def city() -> Panel:
 
 @pytest.fixture(scope="module", params=MODELS)
 def case(request: pytest.FixtureRequest, city: Panel) -> Case:
+    if request.param in LEARNED:
+        need_torch()
     model = forecaster(request.param)(SPEC)
     model.fit(city, UNTIL)
     return Case(model, city)

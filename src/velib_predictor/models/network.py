@@ -4,9 +4,11 @@ A model of its own says which rows it learns from, how its networks are fitted, 
 by onnxruntime: no torch where it serves.
 """
 
+import os
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -23,6 +25,7 @@ from velib_predictor.models.base import Arrays, Forecaster, HistoryError
 from velib_predictor.models.baseline.change import folds_of
 from velib_predictor.models.stid.dataset import Outcomes, Rows, Scaling, moments, outcomes, raw_rows
 from velib_predictor.utils.errors import UsageError
+from velib_predictor.utils.temporal import format_duration
 
 Floats = npt.NDArray[np.float32]
 Indices = npt.NDArray[np.int64]
@@ -62,6 +65,11 @@ class NetworkModel(Forecaster):
 
     def __init__(self, spec: ForecastSpec) -> None:
         super().__init__(spec)
+        if spec.step % timedelta(minutes=1) or timedelta(days=1) % spec.step:
+            raise UsageError(
+                f"the model {self.name} needs a step of whole minutes that divides a day, such as 15m; "
+                f"got {format_duration(spec.step)}"
+            )
         self.builders: list[FeatureBuilder] = []
         self.scaling: Scaling | None = None
         self.slots = 1
@@ -107,8 +115,7 @@ class NetworkModel(Forecaster):
         size = np.maximum(sights[0].size, 1).astype(np.int64)
         came = outcomes(train, self.spec, tick, station, ahead, size)
         change = np.where(came.known, came.truth - came.now, np.nan)
-        unit = np.stack([np.nanstd(change[horizon == h], axis=0) for h in range(len(self.spec.horizons))])
-        unit = np.maximum(np.nan_to_num(unit, nan=1.0), 0.05).astype(np.float32)
+        unit = np.stack([_typical(change[horizon == h]) for h in range(len(self.spec.horizons))])
         raw = self._chosen(raw_rows(self.builders, sights, tick, station, ahead))
         self.scaling = Scaling.fit(raw, unit)
         local = local_time(train.ticks, train.timezone)
@@ -119,6 +126,8 @@ class NetworkModel(Forecaster):
         return len(rows), {"rows": "origin x station x horizon", "folds": FOLDS, "days": days, "rps": reached}
 
     def _fit_networks(self, lesson: Lesson) -> list[float]:
+        # Said before torch is loaded: waiting threads sleep (see `linear`), else XGBoost, fitted later, is much slower.
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         try:
             fit = self._fitter(lesson)
         except ImportError as error:
@@ -212,6 +221,15 @@ class NetworkModel(Forecaster):
         self._networks = [_session(file) for file in self._files]
 
 
+def _typical(change: npt.NDArray[np.floating]) -> Floats:
+    """The standard deviation of each target's changes, float32[target], from [row, target] with NaN where not known.
+
+    At least 0.05; 1 for a target that nothing is known of.
+    """
+    columns = (column[~np.isnan(column)] for column in change.T)
+    return np.array([max(float(column.std()), 0.05) if len(column) else 1.0 for column in columns], dtype=np.float32)
+
+
 def _pmf(parameters: Floats, now: npt.NDArray[np.int64], k: npt.NDArray[np.int16], size: int) -> Floats:
     """Distributions of rows, float32[row, target, count]; parameters [row, target, 3, component], now [row, target]."""
     weights, location, scale = (parameters[:, :, part] for part in range(3))
@@ -225,7 +243,10 @@ def _session(file: bytes) -> Callable[[Given], Floats]:
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
-    session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+    try:
+        session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # of a dozen classes without a common one
+        raise OSError("a network is no ONNX file") from error
 
     def ask(given: Given) -> Floats:
         (parameters,) = session.run(None, given)

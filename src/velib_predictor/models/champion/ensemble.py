@@ -1,5 +1,6 @@
 """The champion: members that err differently, mixed with weights that were best on days they had not seen."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -20,6 +21,7 @@ _SHARE, _MOST_DAYS = 0.2, 7
 """Of the days, at the end, on which the members are weighed; at most so many."""
 _ORIGINS = 60
 _ROUNDS = 60
+_MEMBERS = "members.json"
 _PRIOR_ROWS = 300.0
 """Rows by which weights are drawn towards those that they begin with."""
 
@@ -55,7 +57,8 @@ class Champion(Forecaster):
         end = from_micros(int(train.ticks[-1].astype("datetime64[us]").astype(np.int64)) + 1)
         rows = sum(member.fit(train, end).rows for member in self.made)
         table = {
-            name: np.round(self.weights[place], 3).tolist() for place, name in enumerate(self.members)
+            name: np.round(self.weights[place].astype(np.float64), 3).tolist()
+            for place, name in enumerate(self.members)
         }  # [horizon, target]
         return rows, {"rows": "of all members", "weighed_on_origins": weighed, "weights": table}
 
@@ -120,8 +123,7 @@ class Champion(Forecaster):
             pmf[..., : part.pmf.shape[-1]] += share[..., None] * part.pmf[0]
             total += share
         # A member that does not know a station leaves its share to the others; climatology alone is no answer here.
-        known = np.logical_or.reduce([part.known[0] for part, name in zip(parts, self.members, strict=True)
-                                      if name != "climatology"])  # fmt: skip
+        known = np.logical_or.reduce([part.known[0] for part in parts if part.model != "climatology"])
         pmf /= np.maximum(total, np.float32(1e-9))[..., None]
         return self.block(seen, pmf, k[0], known)
 
@@ -130,11 +132,20 @@ class Champion(Forecaster):
     def _state(self, folder: Path) -> Arrays:
         for member in self.made:
             member.save(folder / member.name)
+        names = [member.name for member in self.made]
+        (folder / _MEMBERS).write_text(json.dumps(names), encoding="utf-8")
         return {"weights": self.weights}
 
     def _restore(self, arrays: Arrays, folder: Path) -> None:
         self.weights = arrays["weights"]
-        self.made = [load_model(folder / name) for name in self.members]
+        # Those that it was saved with: a later program's champion may have others.
+        try:
+            names = json.loads((folder / _MEMBERS).read_text(encoding="utf-8"))
+            self.made = [load_model(folder / name) for name in names]
+        except (TypeError, ValueError) as error:
+            raise OSError(f"{_MEMBERS} is no list of models") from error
+        if len(self.made) != len(self.weights):
+            raise OSError(f"{len(self.made)} members, {len(self.weights)} weights")
 
 
 def _weights(told: Sequence[Floats], start: Floats) -> Floats:

@@ -4,6 +4,7 @@ import logging
 import tempfile
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from velib_predictor.models.stid.dataset import Outcomes, Rows
 from velib_predictor.models.stid.model import Stid, StidConfig
 from velib_predictor.training.trainer import Batch, Budget, fit_network
 
+SMALL: dict[str, Any] = {"width": 48, "blocks": 1, "station_width": 6, "time_width": 4, "dropout": 0.2}
+"""Sizes where the history is short."""
 _NAMES = ("features", "station", "slot", "day", "unit")
 
 
@@ -24,8 +27,9 @@ def fit_fold(
     epochs: int, seed: int,
 ) -> tuple[bytes, float]:  # fmt: skip
     """A network fitted on rows, stopped where it is best on held-out ones: its ONNX file, and its RPS there."""
-    sizes = {"width": 48, "blocks": 1, "station_width": 6, "time_width": 4, "dropout": 0.2} if small else {}
-    config = StidConfig(rows.features.shape[1], stations, slots, came.now.shape[1], **sizes)  # type: ignore[arg-type]
+    config = StidConfig(rows.features.shape[1], stations, slots, came.now.shape[1])
+    if small:
+        config = replace(config, **SMALL)
     torch.manual_seed(seed)
     network = Stid(config)
     asked, outcome = _tensors(held_out), tensors_of(held_came)
