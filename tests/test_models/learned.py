@@ -1,5 +1,6 @@
 """Small learned models: made in seconds where torch is, skipped with the reason where it is not."""
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -13,6 +14,18 @@ def need_torch() -> None:
     """Skip the test where networks cannot be trained."""
     for module in ("torch", "lightning", "onnx", "onnxscript"):
         pytest.importorskip(module, reason=f"{module} is not installed (`make setup-deep`): no network is trained here")
+
+
+def hide_torch(patch: pytest.MonkeyPatch) -> None:
+    """As where torch is not installed."""
+    hidden = ("torch", "lightning", "onnx", "onnxscript")
+    for name in list(sys.modules):
+        if name.split(".")[0] in hidden:
+            patch.delitem(sys.modules, name)
+    for name in hidden:
+        patch.setitem(sys.modules, name, None)
+    for name in ("heads", "stid.fitting", "stid.model", "lstm.fitting", "lstm.model"):
+        patch.delitem(sys.modules, f"velib_predictor.models.{name}", raising=False)
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from safetensors.numpy import load_file
 
 from tests.conftest import REPOSITORY
 from tests.test_models.artifacts import make
-from tests.test_models.learned import need_torch, tiny_networks
+from tests.test_models.learned import hide_torch, need_torch, tiny_networks
 from tests.test_models.panels import bare_panel, disturbed, small_city
 from velib_predictor.data.calendar import local_time, public_holidays
 from velib_predictor.data.feature_engineering import FeatureBuilder
@@ -390,12 +390,7 @@ def test_a_rule_is_learned() -> None:
 
 
 def test_training_without_torch_is_refused_in_a_plain_sentence(panel: Panel, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in [name for name in sys.modules if name.split(".")[0] in ("torch", "onnxscript", "lightning")]:
-        monkeypatch.delitem(sys.modules, name)
-    for name in ("torch", "onnxscript", "lightning"):
-        monkeypatch.setitem(sys.modules, name, None)
-    for name in ("stid.fitting", "stid.model", "heads"):
-        monkeypatch.delitem(sys.modules, f"velib_predictor.models.{name}", raising=False)
+    hide_torch(monkeypatch)
     monkeypatch.setattr(Stid, "most_rows", 200)
     with pytest.raises(UsageError, match=r"training stid needs torch and Lightning, and \w+ is not installed"):
         Stid(SPEC).fit(panel, UNTIL)

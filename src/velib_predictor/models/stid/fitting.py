@@ -43,7 +43,8 @@ def fit_fold(
 def as_onnx(network: nn.Module, example: Sequence[Tensor], names: Sequence[str]) -> bytes:
     """The network as an ONNX file that takes any number of rows; `names` of its inputs."""
     rows = torch.export.Dim("rows", min=2)
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it misses torchvision, which nobody needs here
+    for chatty in ("torch.onnx", "onnxscript", "onnx_ir"):  # of every node, and that torchvision is missing
+        logging.getLogger(chatty).setLevel(logging.ERROR)
     logging.getLogger("torch.__trace").propagate = False  # thousands of records, whatever level is asked for
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
