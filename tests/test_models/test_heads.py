@@ -75,7 +75,7 @@ def test_the_likelihood_is_the_logarithm_of_the_distribution_at_every_count() ->
 
 
 def test_truth_above_k_counts_as_k_and_ends_take_all_that_lies_beyond() -> None:
-    one = np.array([[[0.2, 0.3, 0.5], [30.0, -30.0, 0.0], [0.5, 0.5, 0.1]]])  # far up, far down, here
+    one = np.array([[[0.2, 0.3, 0.5], [7.0, -7.0, 0.0], [0.1, 0.1, 0.1]]])  # at 11, at -3, here
     now, k = np.array([4]), np.array([9])
 
     def at(count: int) -> float:
