@@ -18,7 +18,7 @@ from safetensors.numpy import load_file
 from tests.conftest import REPOSITORY
 from tests.test_models.artifacts import make
 from tests.test_models.learned import hide_torch, need_torch, tiny_networks
-from tests.test_models.panels import bare_panel, disturbed, small_city
+from tests.test_models.panels import bare_panel, disturbed, selected, small_city, with_new_station
 from velib_predictor.data.calendar import local_time, public_holidays
 from velib_predictor.data.feature_engineering import FeatureBuilder
 from velib_predictor.data.panel import Panel
@@ -332,6 +332,16 @@ def test_the_time_of_day_is_learned_from_seven_days_on_and_finer_from_fourteen(d
         assert given["slot"].any()
     assert days <= report.details["days"] <= days + 1  # the last one begins an hour or two before the end, in Paris
     assert ("minute_of_day" in model.builders[0].names) == (slots > 1)
+
+
+def test_a_station_that_training_did_not_see_is_asked_about_as_unknown() -> None:
+    """Each station by its number in training, wherever it stands in the panel."""
+    model = load_model(make.FOLDER / "stid")
+    assert isinstance(model, Stid)
+    asked = Asked(model)
+    wider = selected(with_new_station(make.panel()), np.array([5, 2, 0]))
+    list(model.predict(wider, wider.ticks[-1:]))
+    assert asked[0]["station"].tolist() == [5, 5, 2, 2, 0, 0]  # two horizons each
 
 
 @pytest.mark.usefixtures("tiny")
