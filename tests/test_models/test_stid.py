@@ -198,7 +198,7 @@ def test_onnx_gives_what_torch_gives_for_any_number_of_rows() -> None:
 
 
 def test_rows_do_not_ask_what_others_there_are() -> None:
-    """The same answer, bit for bit, for the first rows of many and for these alone, in onnxruntime."""
+    """Nearly the same answer for the first rows of many and for these alone, in onnxruntime."""
     model = load_model(make.FOLDER / "stid")
     assert isinstance(model, Stid)
     (first, *_) = model._networks
