@@ -27,6 +27,7 @@ class Lstm(NetworkModel):
     """An LSTM over the last day of each station, weights shared, with embeddings of station and time."""
 
     name = "lstm"
+    epochs: ClassVar[int] = 7  # of a cycle of 12 the fifth was the best in the fold that was watched (V60)
     features: ClassVar[tuple[str, ...]] = FEATURES
 
     @property
