@@ -68,9 +68,8 @@ def main() -> None:
         next(model.predict(panel, origin))
         bare = best_of(options.rounds, lambda: [network(rows) for network, rows in list(asked[:3])])
         ours = best_of(options.rounds, lambda: next(model.predict(panel, origin)))
-    print(
-        f"{options.stations} stations, {options.model}: networks alone {bare:.3f} s, forecast {ours:.3f} s, {ours / bare:.1f}x"
-    )
+    numbers = f"networks alone {bare:.3f} s, forecast {ours:.3f} s, {ours / bare:.1f}x"
+    print(f"{options.stations} stations, {options.model}: {numbers}")
 
 
 if __name__ == "__main__":

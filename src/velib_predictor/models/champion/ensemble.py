@@ -66,7 +66,8 @@ class Champion(Forecaster):
         """Find the weights; returns on how many origins, 0 where the history is too short for that."""
         usable = np.asarray((train.observed.any(axis=2) & train.trusted).any(axis=1))  # [tick]
         day = local_time(train.ticks, train.timezone).day
-        days = np.unique(day[usable])
+        days, ticks = np.unique(day[usable], return_counts=True)
+        days = days[ticks >= np.median(ticks) / 2]  # the first hours of a last day are no day to judge by
         if len(days) < _LEAST_DAYS:
             return 0
         held_out = min(max(int(len(days) * _SHARE), 1), _MOST_DAYS)
