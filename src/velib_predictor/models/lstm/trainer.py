@@ -18,9 +18,12 @@ _HORIZONS = 4
 """Of an example of training."""
 FEATURES = (
     "value", "room", "size", "out_of_order", "usual_gap", "moves_a_tick",
-    "horizon_min", "usual_change", "usual_activity", "usual_gap_at_target",
+    "network_change_60m", "network_surprise_60m",
+    "neighbours_occupancy", "neighbours_change_60m", "neighbours_surprise_60m",
+    "horizon_min", "usual_change", "usual_activity", "usual_gap_at_target", "neighbours_usual_change",
+    "yesterday_change", "yesterday_gap", "last_week_change", "last_week_gap",
 )  # fmt: skip
-"""What of the builders' columns the network is told; the history it reads itself."""
+"""What of the builders' columns the network is told: what the last day of the station itself does not hold."""
 
 
 class Lstm(NetworkModel):
