@@ -10,7 +10,7 @@ INSTALLED := .venv/.installed
 .PHONY: help setup setup-deep demo run test test-all lint format types collect bench lock clean
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo '  Options: PYTHON=python3.12 (3.11 or later), JOBS=4 (test processes), ARGS="-k collector" (passed on)'
 
 setup: $(INSTALLED) ## Create .venv and install everything for development
@@ -40,7 +40,7 @@ format: $(INSTALLED) ## Rewrite the code in the project's style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-types: $(INSTALLED) ## Check types
+types: $(INSTALLED) ## Check types (after make setup-deep: torch is checked too)
 	$(BIN)/mypy src tests $(wildcard benchmarks/*.py)
 
 demo: $(INSTALLED) ## Try it: a synthetic city end to end, served at http://127.0.0.1:8000
