@@ -1,6 +1,6 @@
 """The tables of docs/model_details.md: the backtests V15, V60 and S15 on the development data.
 
-    python benchmarks/protocols.py ../shared/data --protocol V15 [--models xgboost,queueing] [--report-out DIR]
+    python benchmarks/protocols.py ../shared/data --protocol V15 [--models xgboost,queueing] [--targets bikes]
 
 Imports the data set into a database of its own and says what `velib backtest` says, as Markdown. Each protocol's
 command is printed first. Memory is the peak of the process.
@@ -39,21 +39,21 @@ class Setting:
     tolerance_min: int
     horizons_min: tuple[int, ...]
 
-    def protocol(self) -> Protocol:
+    def protocol(self, targets: str) -> Protocol:
         minutes = [timedelta(minutes=m) for m in (self.step_min, self.tolerance_min, *self.horizons_min)]
-        spec = ForecastSpec(minutes[0], tuple(minutes[2:]), ("bikes", "ebikes", "docks"))
+        spec = ForecastSpec(minutes[0], tuple(minutes[2:]), tuple(targets.split(",")))
         first, cut, last = (
             datetime.fromisoformat(t).astimezone(UTC) for t in (self.train_from, self.cut, self.test_until)
         )
         return Protocol(spec, first, cut, cut, last, minutes[1])
 
-    def command(self, models: str) -> str:
+    def command(self, models: str, targets: str) -> str:
         horizons = ",".join(format_duration(timedelta(minutes=m)) for m in self.horizons_min)
         return (
             f"velib backtest --system {self.system} --models {models} --train-from {self.train_from} "
             f"--train-until {self.cut} --test-from {self.cut} --test-until {self.test_until} "
             f"--step {format_duration(timedelta(minutes=self.step_min))} --tolerance {self.tolerance_min}m "
-            f"--horizons {horizons} --targets bikes,docks,ebikes"
+            f"--horizons {horizons} --targets {targets}"
         )
 
 
@@ -124,10 +124,11 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("--protocol", choices=SETTINGS, required=True)
     parser.add_argument("--models", default=ALL)
+    parser.add_argument("--targets", default="bikes,ebikes,docks")
     parser.add_argument("--report-out", type=Path)
     options = parser.parse_args()
     setting = SETTINGS[options.protocol]
-    print(f"`{setting.command(options.models)}`\n")
+    print(f"`{setting.command(options.models, options.targets)}`\n")
     with tempfile.TemporaryDirectory() as folder:
         database = Database(f"sqlite:///{folder}/velib.db")
         database.upgrade()
@@ -136,10 +137,10 @@ def main() -> None:
             database, setting.system, source / "stations.parquet", [source / "status.parquet"],
             timezone=setting.timezone,
         )  # fmt: skip
-        panel = load(database, setting.system, setting.protocol())
+        panel = load(database, setting.system, setting.protocol(options.targets))
         database.close()
     begun = time.perf_counter()
-    data = report(backtest(panel, options.models.split(","), setting.protocol()))
+    data = report(backtest(panel, options.models.split(","), setting.protocol(options.targets)))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     took = ", ".join(f"{name} {m['fit_s']:.0f} + {m['predict_s']:.0f}" for name, m in data["models"].items())
     print(f"{data['origins']} origins, {data['stations']} stations; {data['intervals']}.")

@@ -1,51 +1,19 @@
 """The command line: exit codes, JSON on stdout, plain sentences on stderr. Feeds are real HTTP on loopback."""
 
-import json
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import pytest
 
+from tests.command_line import Velib, runner
 from tests.test_data import feeds
 from tests.test_data.feedserver import FeedServer
-from velib_predictor.cli import main
-
-
-class Result(NamedTuple):
-    """What a command did."""
-
-    code: int
-    output: str
-    errors: str
-
-    @property
-    def data(self) -> Any:
-        """Its JSON document."""
-        return json.loads(self.output)
-
-
-Velib = Callable[..., Result]
 
 
 @pytest.fixture
 def velib(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Velib:
     """Runs `velib ...` in this process, in an empty folder."""
-
-    def run(*arguments: object) -> Result:
-        monkeypatch.setattr(sys, "argv", ["velib", *map(str, arguments)])
-        capfd.readouterr()
-        try:
-            main()
-            code = 0
-        except SystemExit as end:
-            code = int(end.code or 0)
-        output, errors = capfd.readouterr()
-        assert "Traceback" not in errors
-        return Result(code, output, errors)
-
-    return run
+    return runner(monkeypatch, capfd)
 
 
 @pytest.fixture

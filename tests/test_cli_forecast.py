@@ -5,17 +5,16 @@ import io
 import json
 import os
 import sys
-from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from tests.command_line import Result, Velib, exit_code, runner
 from tests.test_models.panels import small_city
-from velib_predictor.cli import main
 from velib_predictor.data.panel import CHANNELS
 from velib_predictor.utils.temporal import format_time
 
@@ -28,22 +27,6 @@ WINDOWS = (
     *("--train-from", "2024-10-23T00:00:00Z", "--train-until", "2024-10-25T12:00:00Z"),
     *("--test-from", "2024-10-26T00:00:00+02:00", "--test-until", "2024-10-26T06:00:00+02:00"),
 )
-
-
-class Result(NamedTuple):
-    """What a command did."""
-
-    code: int
-    output: str
-    errors: str
-
-    @property
-    def data(self) -> Any:
-        """Its one JSON document."""
-        return json.loads(self.output)
-
-
-Velib = Callable[..., Result]
 
 
 @pytest.fixture(scope="module")
@@ -76,31 +59,20 @@ def history(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 patch.delenv(name)
         patch.chdir(folder)
         patch.setattr(sys, "argv", [*map(str, arguments), "--db", f"sqlite:///{folder}/town.db"])
-        main_result = _code()
-    assert main_result == 0
+        imported = exit_code()
+    assert imported == 0
     return folder
-
-
-def _code() -> int:
-    try:
-        main()
-    except SystemExit as end:
-        return int(end.code or 0)
-    return 0
 
 
 @pytest.fixture
 def velib(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], history: Path) -> Velib:
     """Runs `velib ...` on that history, in an empty folder of its own."""
 
+    plain = runner(monkeypatch, capfd)
+
     def run(*arguments: object) -> Result:
         database = ("--db", f"sqlite:///{history}/town.db") if "--db" not in arguments else ()
-        monkeypatch.setattr(sys, "argv", ["velib", *map(str, arguments), *database])
-        capfd.readouterr()
-        code = _code()
-        output, errors = capfd.readouterr()
-        assert "Traceback" not in errors
-        return Result(code, output, errors)
+        return plain(*arguments, *database)
 
     return run
 

@@ -1,18 +1,14 @@
 """`velib issue`, `score`, `retrain` and `prune`: what they print, for people and programs, and how they end."""
 
-import json
 import shutil
-import sys
-from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import pytest
 
+from tests.command_line import Result, Velib, runner
 from tests.test_inference.made import some_issue
 from tests.test_inference.test_predictor import SILENT, START, make_town
-from velib_predictor.cli import main
 from velib_predictor.data.database import Database
 from velib_predictor.data.stations import ensure_system
 from velib_predictor.inference.issues import Issues
@@ -22,22 +18,6 @@ HOUR, DAY = timedelta(hours=1), timedelta(days=1)
 NOW = START + 8 * DAY + 12 * HOUR
 LATER = ("--now", format_time(NOW + DAY))
 AT_NOON = ("--now", format_time(NOW))
-
-
-class Result(NamedTuple):
-    """What a command did."""
-
-    code: int
-    output: str
-    errors: str
-
-    @property
-    def data(self) -> Any:
-        """Its one JSON document."""
-        return json.loads(self.output)
-
-
-Velib = Callable[..., Result]
 
 
 @pytest.fixture(scope="module")
@@ -59,20 +39,7 @@ def velib(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], to
     monkeypatch.setenv("VELIB_FORECAST__TRAIN_MODEL", "persistence_delta")
     monkeypatch.setenv("VELIB_FORECAST__TRAIN_DAYS", "6")
     monkeypatch.setenv("VELIB_LOG_LEVEL", "ERROR")
-
-    def run(*arguments: object) -> Result:
-        monkeypatch.setattr(sys, "argv", ["velib", *map(str, arguments)])
-        capfd.readouterr()
-        try:
-            main()
-            code = 0
-        except SystemExit as end:
-            code = int(end.code or 0)
-        output, errors = capfd.readouterr()
-        assert "Traceback" not in errors
-        return Result(code, output, errors)
-
-    return run
+    return runner(monkeypatch, capfd)
 
 
 @pytest.fixture

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.test_cli_forecast import NOW, TRAIN, WINDOWS, Result, Velib, refused
+from tests.command_line import Result, Velib
+from tests.test_cli_forecast import NOW, TRAIN, WINDOWS, refused
 from tests.test_models.learned import hide_torch, need_torch, tiny_networks
 
 LEARNED = ("stid", "champion")

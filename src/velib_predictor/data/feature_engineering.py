@@ -6,7 +6,9 @@ days of training, and for rows of training from all of these but the row's own (
 origin leaves out the target's day too.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -156,6 +158,38 @@ class FeatureBuilder:
             east = distance_m(lat, np.full_like(lon, self.middle[1]), lat, lon) * np.sign(lon - self.middle[1])
             self._around = stations, nearest(lat, lon, NEIGHBOURS, trained), np.stack([north, east])
         return self._around[1:]
+
+    # -- keeping ---------------------------------------------------------------------------------------------
+
+    def state(self) -> dict[str, npt.NDArray[Any]]:
+        """What was learned, as arrays by name.
+
+        Raises:
+            ValueError: nothing was.
+        """
+        if self.profile is None:
+            raise ValueError("the features were not fitted")
+        return {
+            "profile": self.profile.values,
+            "rate": self.rate,
+            "middle": np.array(self.middle),
+            "knows_time": np.array([self.knows_time]),
+            "largest": self.largest,
+        }
+
+    @classmethod
+    def restored(cls, channel: int, step_min: int, state: Mapping[str, npt.NDArray[Any]]) -> Self:
+        """A builder that has learned what `state` says.
+
+        Raises:
+            KeyError: something is missing in it.
+        """
+        builder = cls(channel, step_min)
+        builder.profile = Profile(state["profile"], step_min)
+        builder.rate, builder.largest = state["rate"], state["largest"]
+        builder.middle = (float(state["middle"][0]), float(state["middle"][1]))
+        builder.knows_time = bool(state["knows_time"][0])
+        return builder
 
     # -- rows ------------------------------------------------------------------------------------------------
 

@@ -8,7 +8,6 @@ import os
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -18,14 +17,12 @@ import numpy.typing as npt
 from velib_predictor.data.calendar import local_time
 from velib_predictor.data.feature_engineering import FeatureBuilder, Sight
 from velib_predictor.data.panel import Panel
-from velib_predictor.data.profiles import Profile
 from velib_predictor.forecast import pmf as algebra
 from velib_predictor.forecast.forecast import Forecast, ForecastSpec
 from velib_predictor.models.base import Arrays, Forecaster, HistoryError
-from velib_predictor.models.baseline.change import folds_of
+from velib_predictor.models.baseline.change import check_divides_a_day, folds_of, named, of_name
 from velib_predictor.models.stid.dataset import Outcomes, Rows, Scaling, moments, outcomes, raw_rows
 from velib_predictor.utils.errors import UsageError
-from velib_predictor.utils.temporal import format_duration
 
 Floats = npt.NDArray[np.float32]
 Indices = npt.NDArray[np.int64]
@@ -65,11 +62,7 @@ class NetworkModel(Forecaster):
 
     def __init__(self, spec: ForecastSpec) -> None:
         super().__init__(spec)
-        if spec.step % timedelta(minutes=1) or timedelta(days=1) % spec.step:
-            raise UsageError(
-                f"the model {self.name} needs a step of whole minutes that divides a day, such as 15m; "
-                f"got {format_duration(spec.step)}"
-            )
+        check_divides_a_day(self.name, spec)
         self.builders: list[FeatureBuilder] = []
         self.scaling: Scaling | None = None
         self.slots = 1
@@ -196,27 +189,17 @@ class NetworkModel(Forecaster):
             "slots": np.array([self.slots]),
         }  # fmt: skip
         for name, builder in zip(self.spec.targets, self.builders, strict=True):
-            assert builder.profile is not None  # noqa: S101 - for the type checker
-            arrays |= {
-                f"{name}.profile": builder.profile.values,
-                f"{name}.rate": builder.rate,
-                f"{name}.middle": np.array(builder.middle),
-                f"{name}.knows_time": np.array([builder.knows_time]),
-                f"{name}.largest": builder.largest,
-            }
+            arrays |= named(name, builder.state())
         return arrays
 
     def _restore(self, arrays: Arrays, folder: Path) -> None:
         step_min = int(self.spec.step.total_seconds()) // 60
         self.scaling = Scaling(arrays["middle"], arrays["width"], arrays["unit"])
         self.slots = int(arrays["slots"][0])
-        for name, channel in zip(self.spec.targets, self.spec.channels, strict=True):
-            builder = FeatureBuilder(channel, step_min)
-            builder.profile = Profile(arrays[f"{name}.profile"], step_min)
-            builder.rate, builder.largest = arrays[f"{name}.rate"], arrays[f"{name}.largest"]
-            builder.middle = (float(arrays[f"{name}.middle"][0]), float(arrays[f"{name}.middle"][1]))
-            builder.knows_time = bool(arrays[f"{name}.knows_time"][0])
-            self.builders.append(builder)
+        self.builders = [
+            FeatureBuilder.restored(channel, step_min, of_name(name, arrays))
+            for name, channel in zip(self.spec.targets, self.spec.channels, strict=True)
+        ]
         self._files = [(folder / f"network_{number}.onnx").read_bytes() for number in range(FOLDS)]
         self._networks = [_session(file) for file in self._files]
 

@@ -15,7 +15,6 @@ import numpy.typing as npt
 from velib_predictor.data.calendar import local_time
 from velib_predictor.data.feature_engineering import FeatureBuilder, Sight
 from velib_predictor.data.panel import Panel
-from velib_predictor.data.profiles import Profile
 from velib_predictor.forecast.forecast import Forecast, ForecastSpec
 from velib_predictor.models.base import Arrays, Forecaster, HistoryError
 from velib_predictor.models.baseline.residuals import ResidualHistograms
@@ -77,11 +76,7 @@ class ChangeModel(Forecaster):
 
     def __init__(self, spec: ForecastSpec) -> None:
         super().__init__(spec)
-        if spec.step % timedelta(minutes=1) or timedelta(days=1) % spec.step:
-            raise UsageError(
-                f"the model {self.name} needs a step of whole minutes that divides a day, such as 15m; "
-                f"got {format_duration(spec.step)}"
-            )
+        check_divides_a_day(self.name, spec)
         self.targets: list[TargetModel] = []
 
     def _fit(self, train: Panel) -> tuple[int, dict[str, Any]]:
@@ -182,32 +177,46 @@ class ChangeModel(Forecaster):
         for name, model in zip(self.spec.targets, self.targets, strict=True):
             for number, regression in enumerate([*model.change, model.spread]):
                 regression.save(folder / f"{name}_{number}{self.suffix()}")
-            assert model.builder.profile is not None  # noqa: S101 - for the type checker
             arrays |= {
                 f"{name}.scale": model.scale,
                 f"{name}.edges": model.histograms.edges,
                 f"{name}.table": model.histograms.table,
-                f"{name}.profile": model.builder.profile.values,
-                f"{name}.rate": model.builder.rate,
-                f"{name}.middle": np.array(model.builder.middle),
-                f"{name}.knows_time": np.array([model.builder.knows_time]),
-                f"{name}.largest": model.builder.largest,
+                **named(name, model.builder.state()),
             }
         return arrays
 
     def _restore(self, arrays: Arrays, folder: Path) -> None:
         step_min = int(self.spec.step.total_seconds()) // 60
         for name, channel in zip(self.spec.targets, self.spec.channels, strict=True):
-            builder = FeatureBuilder(channel, step_min)
-            builder.profile = Profile(arrays[f"{name}.profile"], step_min)
-            builder.rate, builder.largest = arrays[f"{name}.rate"], arrays[f"{name}.largest"]
-            builder.middle = (float(arrays[f"{name}.middle"][0]), float(arrays[f"{name}.middle"][1]))
-            builder.knows_time = bool(arrays[f"{name}.knows_time"][0])
+            builder = FeatureBuilder.restored(channel, step_min, of_name(name, arrays))
             *change, spread = (
                 self.regression.load(folder / f"{name}_{number}{self.suffix()}") for number in range(FOLDS + 1)
             )
             histograms = ResidualHistograms(arrays[f"{name}.edges"], arrays[f"{name}.table"])
             self.targets.append(TargetModel(builder, change, spread, arrays[f"{name}.scale"], histograms))
+
+
+def check_divides_a_day(name: str, spec: ForecastSpec) -> None:
+    """Refuse a step that the feature builders cannot use.
+
+    Raises:
+        UsageError: it is no whole minutes, or does not divide a day.
+    """
+    if spec.step % timedelta(minutes=1) or timedelta(days=1) % spec.step:
+        raise UsageError(
+            f"the model {name} needs a step of whole minutes that divides a day, such as 15m; "
+            f"got {format_duration(spec.step)}"
+        )
+
+
+def named(name: str, arrays: Arrays) -> Arrays:
+    """Arrays under names that begin with a target's; `of_name` takes them back."""
+    return {f"{name}.{key}": array for key, array in arrays.items()}
+
+
+def of_name(name: str, arrays: Arrays) -> Arrays:
+    """The arrays whose names begin with a target's, without that beginning."""
+    return {key.removeprefix(f"{name}."): array for key, array in arrays.items() if key.startswith(f"{name}.")}
 
 
 def folds_of(train: Panel, tick: Indices) -> Indices:
