@@ -20,9 +20,9 @@ import lightning
 import torch
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, RichProgressBar
 from torch import Tensor, nn
-from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler
+from torch.utils.data import DataLoader, Dataset, Sampler
 
-from velib_predictor.training.callbacks import Reseed
+from velib_predictor.training.callbacks import Reseed, seed_of
 from velib_predictor.utils.errors import VelibError
 from velib_predictor.utils.logger import get_logger
 
@@ -74,6 +74,25 @@ class _Tensors(Dataset[Batch]):
 
     def __getitem__(self, rows: Any) -> Batch:
         return [tensor[rows] for tensor in self._tensors]
+
+
+class _Shuffled(Sampler[Tensor]):
+    """Places of rows, a batch at a time, in an order that follows from the seed and the epoch alone."""
+
+    def __init__(self, rows: int, batch: int, seed: int) -> None:
+        self._rows, self._batch, self._seed = rows, batch, seed
+        self._epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by Lightning before each epoch, also of one that is resumed."""
+        self._epoch = epoch
+
+    def __iter__(self) -> Iterator[Tensor]:
+        order = torch.randperm(self._rows, generator=torch.Generator().manual_seed(seed_of(self._seed, self._epoch)))
+        yield from order.split(self._batch)
+
+    def __len__(self) -> int:
+        return -(-self._rows // self._batch)
 
 
 class _Fitted(lightning.LightningModule):
@@ -130,8 +149,7 @@ def fit_network(
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     data = _Tensors(tensors)
     steps = -(-len(data) // budget.batch) * budget.epochs
-    sampler = BatchSampler(RandomSampler(data), budget.batch, drop_last=False)
-    loader = DataLoader(data, sampler=sampler, batch_size=None)
+    loader = DataLoader(data, sampler=_Shuffled(len(data), budget.batch, budget.seed), batch_size=None)
     once = DataLoader(_Tensors([torch.zeros(1)]), batch_size=None, sampler=[[0]])
     module = _Fitted(network, loss, score, budget, steps)
     with _folder(budget.kept) as folder, _undisturbed():
