@@ -295,9 +295,14 @@ def test_a_station_never_seen_is_forecast_as_any_of_those_seen() -> None:
     rows = 6_000
     station = np.arange(rows) % 6
     random = np.random.default_rng(0)
-    told = [random.normal(size=(rows, 1)).astype(np.float32), np.zeros((rows, 1, 1), dtype=np.float32), station,
-            np.zeros((rows, 1, 2), dtype=np.int64), np.zeros((rows, 1, 2), dtype=np.int64),
-            np.full((rows, 1, 1), 2, dtype=np.float32)]  # fmt: skip
+    told: list[npt.NDArray[Any]] = [
+        random.normal(size=(rows, 1)).astype(np.float32),
+        np.zeros((rows, 1, 1), dtype=np.float32),
+        station,
+        np.zeros((rows, 1, 2), dtype=np.int64),
+        np.zeros((rows, 1, 2), dtype=np.int64),
+        np.full((rows, 1, 1), 2, dtype=np.float32),
+    ]
     now = np.full((rows, 1, 1), 10, dtype=np.float32)
     truth = now + np.where(station % 2 == 0, 2, -2)[:, None, None].astype(np.float32)
     came = Outcomes(now, truth, np.ones((rows, 1, 1), dtype=bool), np.full((rows, 1), 20, dtype=np.float32))

@@ -243,6 +243,8 @@ class Settings(BaseSettings):
     """Where the embedded database and the raw archive live."""
     models_dir: Path = Path("models")
     """Where fitted models live."""
+    models_file: Path | None = None
+    """How models are made; empty is config/model_config.yaml where it exists, else the defaults."""
     database_url: str = Field(default_factory=_embedded_database)
     """SQLAlchemy address, without a password in the file; DATABASE_URL or DB_* in the environment come first. Empty
     is velib.db in `data_dir`."""

@@ -4,7 +4,7 @@ Models are made with `ModelSettings`; nothing else says how long or how wide the
 """
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -82,7 +82,7 @@ class NetworkSettings(_Section):
     )
     """Sizes where the history is short."""
 
-    def sized(self, short: bool) -> "NetworkSettings":
+    def sized(self, short: bool) -> Self:
         """These settings with the small sizes in place where the history is short."""
         return type(self).model_validate({**self.model_dump(), **self.small}) if short else self
 

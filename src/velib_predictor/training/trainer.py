@@ -89,7 +89,7 @@ class _Shuffled(Sampler[Tensor]):
 
     def __iter__(self) -> Iterator[Tensor]:
         order = torch.randperm(self._rows, generator=torch.Generator().manual_seed(seed_of(self._seed, self._epoch)))
-        yield from order.split(self._batch)
+        yield from torch.split(order, self._batch)
 
     def __len__(self) -> int:
         return -(-self._rows // self._batch)
