@@ -100,7 +100,7 @@ class Panel:
     open: Mask
     capacity: Counts
     weather: KnownWeather = field(default_factory=KnownWeather.none)
-    special_days: SpecialDays = SpecialDays()
+    special_days: SpecialDays = field(default_factory=SpecialDays)
 
     @classmethod
     def load(
@@ -120,7 +120,7 @@ class Panel:
             start, end: of the period; by default from the first row to the first tick at or after the last one.
             step: of the grid.
             tolerance: oldest value that a tick takes; the step if not given.
-            special_days: of the system; those of its time zone if not given.
+            special_days: of the system; the school holidays of its country if not given, or if they name no zone.
 
         Raises:
             UsageError: an unknown system, one without a time zone, an empty period, or a step that is no whole number

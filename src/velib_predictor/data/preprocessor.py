@@ -191,7 +191,7 @@ def load_panel(
         open=is_open,
         capacity=capacity,
         weather=read_weather(database, system_id, ticks),
-        special_days=special_days or SpecialDays.of_timezone(timezone),
+        special_days=(special_days or SpecialDays()).within(timezone),
     )
 
 

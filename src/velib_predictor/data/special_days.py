@@ -1,7 +1,7 @@
 """Days that are not like others though the calendar's own rules do not show it: school holidays, and events."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, timedelta
 from functools import cache
 from typing import TYPE_CHECKING, Any, Self
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from velib_predictor.config.config import Settings
 
 Floats = npt.NDArray[np.float32]
-SCHOOL_ZONES = ("A", "B", "C")
 DEFAULT_ZONES: Mapping[str, str] = {"FR": "C"}
 """Zone of school holidays where the settings name none, by country: of Paris, where the large French system is."""
 NO_ZONE = "none"
@@ -29,7 +28,7 @@ class SpecialDays:
     """A system's special days.
 
     Attributes:
-        school_zone: A, B or C in France; None: nothing is known of school holidays.
+        school_zone: A, B or C in France; None, or `NO_ZONE`: nothing is known of school holidays.
         events: first and last day of each.
     """
 
@@ -37,21 +36,28 @@ class SpecialDays:
     events: tuple[tuple[date, date], ...] = ()
 
     @classmethod
-    def of_timezone(cls, timezone: str) -> Self:
-        """Those of a system of which nothing is said in the settings."""
-        return cls(DEFAULT_ZONES.get(country_of(timezone) or ""))
+    def of(cls, settings: "Settings", system_id: str) -> Self:
+        """What the settings say of a system; nothing, of one that they do not name."""
+        if system_id not in settings.systems:
+            return cls()
+        said = settings.systems[system_id].calendar
+        return cls(said.school_zone, tuple((event.first, event.last or event.first) for event in said.events))
+
+    def within(self, timezone: str) -> Self:
+        """The same, with the zone of the country that a time zone belongs to, where none is said."""
+        return replace(self, school_zone=self.school_zone or DEFAULT_ZONES.get(country_of(timezone) or ""))
 
     def school(self, day: npt.NDArray[np.integer]) -> Floats:
         """1 in school holidays, 0 at other times, NaN where that is not known, float32[tick]; by local date number."""
         unknown = np.full(len(day), np.nan, dtype=np.float32)
-        if self.school_zone is None or not len(day):
+        if self.school_zone in (None, NO_ZONE) or not len(day):
             return unknown
-        holidays = _school_days(self.school_zone)
+        holidays = _school_days(str(self.school_zone))
         if not len(holidays):
             return unknown
         inside = (day >= holidays[0]) & (day <= holidays[-1])
         if not inside.all():
-            _warn_uncovered(self.school_zone, int(holidays[-1]))
+            _warn_uncovered(str(self.school_zone), int(holidays[-1]))
         return np.where(inside, np.isin(day, holidays).astype(np.float32), unknown)
 
     def event(self, day: npt.NDArray[np.integer]) -> Floats:
@@ -60,16 +66,6 @@ class SpecialDays:
         for first, last in self.events:
             found[(day >= (first - _EPOCH).days) & (day <= (last - _EPOCH).days)] = 1
         return found
-
-
-def special_days(settings: "Settings", system_id: str) -> SpecialDays | None:
-    """What the settings say of a system's special days; None where they say nothing: its time zone decides."""
-    system = settings.systems.get(system_id)
-    if system is None or system.calendar is None:
-        return None
-    said = system.calendar
-    zone = said.school_zone or DEFAULT_ZONES.get(country_of(system.timezone or "") or "")
-    return SpecialDays(None if zone == NO_ZONE else zone, tuple((event.first, event.last) for event in said.events))
 
 
 @cache
