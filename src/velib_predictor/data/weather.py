@@ -64,6 +64,11 @@ class _Kept(msgspec.Struct, frozen=True):
     since: str
     body: msgspec.Raw
 
+    @property
+    def weather(self) -> KnownWeather:
+        """The forecast in it."""
+        return parse(bytes(self.body), parse_time(self.fetched_at))
+
 
 @dataclass(frozen=True)
 class OpenMeteo:
@@ -85,17 +90,16 @@ class OpenMeteo:
         The server is asked if the last answer is an hour old.
         """
         kept = self._read()
-        age = now - parse_time(kept.fetched_at) if kept else None
-        if kept and age is not None and timedelta(0) <= age < EVERY - SLACK:
-            return parse(bytes(kept.body), parse_time(kept.fetched_at))
+        if kept and timedelta(0) <= now - parse_time(kept.fetched_at) < EVERY - SLACK:
+            return kept.weather
         try:
             return self._fetch(kept)
         except (FetchError, WeatherError) as error:
-            stands_in = kept is not None and age is not None and timedelta(0) <= age <= OLDEST
-            _log.warning(
-                "no new weather forecast", reason=str(error), instead=kept.fetched_at if kept and stands_in else "none"
-            )
-            return parse(bytes(kept.body), parse_time(kept.fetched_at)) if kept and stands_in else None
+            # What has stayed the same says no more than when it was new.
+            stands_in = kept if kept and timedelta(0) <= now - parse_time(kept.since) <= OLDEST else None
+            instead = stands_in.fetched_at if stands_in else "none"
+            _log.warning("no new weather forecast", reason=str(error), instead=instead)
+            return stands_in.weather if stands_in else None
 
     @property
     def query(self) -> str:
@@ -126,8 +130,7 @@ class OpenMeteo:
     def _read(self) -> _Kept | None:
         try:
             kept = msgspec.json.decode(self.cache.read_bytes(), type=_Kept)
-            parse(bytes(kept.body), parse_time(kept.fetched_at))
-            parse_time(kept.since)
+            kept.weather, parse_time(kept.since)
         except FileNotFoundError:
             return None
         except (OSError, msgspec.MsgspecError, VelibError) as error:
