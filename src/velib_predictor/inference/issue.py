@@ -228,7 +228,7 @@ class Issue:
             open=arrays["open"],
             source=arrays["source"],
             cdf=np.ascontiguousarray(np.moveaxis(np.cumsum(steps, axis=1, dtype=np.uint8), 1, -1)),
-            weather=WeatherSource(about.get("weather", WeatherSource.NONE)),  # older issues do not say it
+            weather=WeatherSource(about.get("weather", WeatherSource.NONE)),  # an older program's does not say it
             **columns,
         )
 
