@@ -24,6 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from protocols import SETTINGS
+from velib_predictor.config.models import LstmSettings, ModelSettings, NetworkSettings
 from velib_predictor.data.calendar import local_time
 from velib_predictor.data.database import Database
 from velib_predictor.data.feature_engineering import FeatureBuilder, Floats
@@ -82,8 +83,9 @@ def without(columns: Sequence[str]) -> Iterator[None]:
 def fitted(name: str, panel: Panel, spec: ForecastSpec, cut: int, rows: int, columns: Sequence[str] = ()) -> Forecaster:
     """A model of the ticks before `cut` (whose truths lie there, too), without these columns."""
     with without(columns):
-        model = forecaster(name)(spec)
-        model.most_rows = rows  # type: ignore[attr-defined] - of models that learn from rows
+        network = NetworkSettings(rows=rows)
+        model = forecaster(name)(spec, ModelSettings(stid=network, lstm=LstmSettings(rows=rows)))
+        model.most_rows = rows  # type: ignore[attr-defined] - of trees and ridge
         until = panel.ticks[cut].astype("datetime64[us]").astype(np.int64)
         model.fit(panel, from_micros(int(until)) - spec.horizons[-1])
     return model
