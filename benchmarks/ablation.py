@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import numpy as np
@@ -27,11 +28,11 @@ from protocols import SETTINGS
 from velib_predictor.config.models import LstmSettings, ModelSettings, NetworkSettings
 from velib_predictor.data.calendar import local_time
 from velib_predictor.data.database import Database
-from velib_predictor.data.feature_engineering import FeatureBuilder, Floats
+from velib_predictor.data.feature_engineering import FeatureBuilder
 from velib_predictor.data.importer import import_history
-from velib_predictor.data.known_weather import KnownWeather
+from velib_predictor.data.known_weather import Floats, KnownWeather
 from velib_predictor.data.outside import EVENT, SCHOOL, WEATHER, Outside
-from velib_predictor.data.panel import BIKES, Panel
+from velib_predictor.data.panel import BIKES, Panel, Stations
 from velib_predictor.data.weather_store import import_weather
 from velib_predictor.forecast.forecast import ForecastSpec
 from velib_predictor.models.base import Forecaster, forecaster
@@ -68,8 +69,8 @@ def without(columns: Sequence[str]) -> Iterator[None]:
         def names(self) -> list[str]:
             return [name for name in super().names if name not in columns]
 
-        def _kept(self, *arguments: object) -> Floats:
-            found = super()._kept(*arguments)  # type: ignore[arg-type] - whatever it is given
+        def _kept(self, *arguments: Any) -> Floats:
+            found = super()._kept(*arguments)
             return found[:, [name not in columns for name in super().names]]
 
     models = "velib_predictor.models"
@@ -84,11 +85,12 @@ def fitted(name: str, panel: Panel, spec: ForecastSpec, cut: int, rows: int, col
     """A model of the ticks before `cut` (whose truths lie there, too), without these columns."""
     with without(columns):
         network = NetworkSettings(rows=rows)
-        model = forecaster(name)(spec, ModelSettings(stid=network, lstm=LstmSettings(rows=rows)))
-        model.most_rows = rows  # type: ignore[attr-defined] - of trees and ridge
+        model: Any = forecaster(name)(spec, ModelSettings(stid=network, lstm=LstmSettings(rows=rows)))
+        model.most_rows = rows  # of trees and ridge
         until = panel.ticks[cut].astype("datetime64[us]").astype(np.int64)
         model.fit(panel, from_micros(int(until)) - spec.horizons[-1])
-    return model
+    made: Forecaster = model
+    return made
 
 
 def daily(model: Forecaster, panel: Panel, origins: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
@@ -117,6 +119,12 @@ def row(name: str, found: npt.NDArray[np.float64], whole: npt.NDArray[np.float64
     return f"| {name} | {score:.4f} | {(score / base - 1) * 100:+.2f} % | ± {error:.2f} |"
 
 
+def builder_of(model: Any) -> FeatureBuilder:
+    """The builder of a model's first target."""
+    found: FeatureBuilder = model.targets[0].builder if hasattr(model, "targets") else model.builders[0]
+    return found
+
+
 def worse_weather(model: Forecaster, panel: Panel) -> Iterator[tuple[str, Forecaster, Panel]]:
     """The model as it is asked where there is less weather to be had."""
     weather = panel.weather
@@ -125,7 +133,7 @@ def worse_weather(model: Forecaster, panel: Panel) -> Iterator[tuple[str, Foreca
     yield "- from forecasts 12 hours old", model, replace(panel, weather=older)
     nothing = replace(panel, weather=KnownWeather.none())
     yield "- from what is usual", model, nothing
-    builder = model.targets[0].builder if hasattr(model, "targets") else model.builders[0]  # type: ignore[attr-defined]
+    builder = builder_of(model)
     with mock.patch.object(builder, "outside", replace(builder.outside, usual=Outside.nothing().usual)):
         yield "- from none", model, nothing
 
@@ -136,7 +144,7 @@ def table(panel: Panel, model: str, spec: ForecastSpec, cut: int, stride: int, r
     print("| features | RPS | change | 2 s.e. |\n|---|---:|---:|---:|")
     whole = fitted(model, panel, spec, cut, rows)
     base = daily(whole, panel, origins)
-    names = (whole.targets[0].builder if hasattr(whole, "targets") else whole.builders[0]).names  # type: ignore[attr-defined]
+    names = builder_of(whole).names
     print(row(f"all {len(names)}", base, base), flush=True)
     if len(panel.weather):
         for words, asked, known in worse_weather(whole, panel):
@@ -186,10 +194,13 @@ def v60(data: Path, stations: int) -> Panel:
     every = max(len(panel.stations) // stations, 1)
     places = np.arange(0, len(panel.stations), every)
     table = panel.stations
-    kept = type(table)(
-        *(tuple(column[place] for place in places) for column in (table.id, table.code, table.name)),
-        table.lat[places], table.lon[places],
-    )  # fmt: skip
+    kept = Stations(
+        tuple(table.id[place] for place in places),
+        tuple(table.code[place] for place in places),
+        tuple(table.name[place] for place in places),
+        table.lat[places],
+        table.lon[places],
+    )
     cells = {name: getattr(panel, name)[:, places] for name in ("counts", "observed", "trusted", "open", "capacity")}
     return replace(panel, stations=kept, **cells)
 

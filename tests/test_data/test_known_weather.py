@@ -13,7 +13,7 @@ from sqlalchemy import func, insert, inspect, select, text
 from tests.test_simulation.small import START, city
 from velib_predictor.data.database import Database, head_revision
 from velib_predictor.data.inventory import delete_expired_rows
-from velib_predictor.data.known_weather import HOURS, OLDEST, VARIABLES, KnownWeather
+from velib_predictor.data.known_weather import HOURS, OLDEST, VARIABLES, KnownWeather, Times
 from velib_predictor.data.panel import Panel
 from velib_predictor.data.schema import Station, StationStatus, StationVersion, System, Weather
 from velib_predictor.data.weather_store import import_weather, read_weather, store_weather
@@ -59,8 +59,9 @@ def test_it_is_what_a_slow_loop_finds() -> None:
     weather = some_weather()
     random = np.random.default_rng(1)
     minutes = random.integers(-300, 60 * 65 + 3_000, 300) // 5 * 5
-    origin = BEGIN + minutes * np.timedelta64(1, "m")
-    target = origin + random.integers(1, 24 * 12 + 1, 300) * np.timedelta64(5, "m")
+    begin = int(BEGIN.astype(np.int64))
+    origin: Times = (begin + minutes * 60_000_000).astype("datetime64[us]")
+    target: Times = (begin + (minutes + 5 * random.integers(1, 24 * 12 + 1, 300)) * 60_000_000).astype("datetime64[us]")
     found, rain = weather.at(origin, target), weather.mean_between(origin, target, "precipitation_mm")
     wanted = [slow(weather, *pair) for pair in zip(origin, target, strict=True)]
     np.testing.assert_array_equal(found, np.array([values for values, _ in wanted], dtype=np.float32))

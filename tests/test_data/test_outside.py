@@ -138,7 +138,7 @@ def test_a_builder_that_is_kept_says_the_same_and_an_old_one_knows_nothing(town:
     nothing = replace(town, weather=KnownWeather.none())
     for seen in (town, nothing):
         rows = [one.all_rows(one.sight(seen, np.arange(6), 96), AHEAD) for one in (builder, again)]
-        np.testing.assert_array_equal(*rows)
+        np.testing.assert_array_equal(rows[0], rows[1])
     old = {name: value for name, value in builder.state().items() if name not in Outside.nothing().state()}
     before = FeatureBuilder.restored(BIKES, 15, old)
     assert set(builder.names) - set(before.names) == {*WEATHER, *SCHOOL, *EVENT}
@@ -221,7 +221,7 @@ def test_a_fit_reads_no_weather_that_is_issued_after_its_end(town: Panel, train:
         made = forecaster("linear")(SPEC)
         made.fit(replace(town, weather=KnownWeather(town.weather.issued, values)), until)
         told.append(said(made, town, PLACES))
-    np.testing.assert_array_equal(*told)
+    np.testing.assert_array_equal(told[0], told[1])
 
 
 def test_a_model_that_knows_weather_answers_without_it(model: Forecaster, town: Panel) -> None:

@@ -12,7 +12,8 @@ from typing import Any
 
 from velib_predictor import __version__
 from velib_predictor.commands.output import migrate, progress_bar
-from velib_predictor.config.config import Settings, SystemSettings, WeatherSettings
+from velib_predictor.config.config import Settings, SystemSettings
+from velib_predictor.config.outside import WeatherSettings
 from velib_predictor.data.clock import SystemClock
 from velib_predictor.data.database import Database, head_revision
 from velib_predictor.data.importer import import_history
