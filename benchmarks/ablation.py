@@ -7,7 +7,8 @@
 last two weeks are the test. `v60` is the validation inside V60's training window: fitted to 2022-05-27, judged to
 2022-06-02; no weather is at hand there. Of what is fitted with the weather it is also asked what it says from an old
 forecast, from what is usual and from none. Printed is the mean ranked probability score of bikes over all horizons, its
-change against the whole, and twice the standard error of that change over test days. Group names and columns: `GROUPS`.
+change against the whole, and twice the standard error of that change over test days; then the same of the rows with
+rain at the target. Group names and columns: `GROUPS`.
 """
 
 import argparse
@@ -30,8 +31,8 @@ from velib_predictor.data.calendar import local_time
 from velib_predictor.data.database import Database
 from velib_predictor.data.feature_engineering import FeatureBuilder
 from velib_predictor.data.importer import import_history
-from velib_predictor.data.known_weather import Floats, KnownWeather
-from velib_predictor.data.outside import EVENT, SCHOOL, WEATHER, Outside
+from velib_predictor.data.known_weather import VARIABLES, Floats, KnownWeather
+from velib_predictor.data.outside import EVENT, SCHOOL, WEATHER, Mask, Outside
 from velib_predictor.data.panel import BIKES, Panel, Stations
 from velib_predictor.data.weather_store import import_weather
 from velib_predictor.forecast.forecast import ForecastSpec
@@ -58,6 +59,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     ),
 }  # fmt: skip
 _CHANNEL = "bikes"
+_WET_MM = 0.1
 
 
 @contextmanager
@@ -93,30 +95,35 @@ def fitted(name: str, panel: Panel, spec: ForecastSpec, cut: int, rows: int, col
     return made
 
 
-def daily(model: Forecaster, panel: Panel, origins: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
-    """Sum of scores and rows of each local day, float64[day, sum or rows]."""
+def daily(model: Forecaster, panel: Panel, origins: npt.NDArray[np.int64], wet: Mask) -> npt.NDArray[np.float64]:
+    """Sums of scores and rows of each local day, and of those with rain at the target: float64[day, sum]."""
     ahead = np.array(model.spec.horizon_ticks)
     days = local_time(panel.ticks[origins], panel.timezone).day
-    table = np.zeros((int(days[-1] - days[0]) + 1, 2))
-    for origin, forecast in zip(origins, model.predict(panel, panel.ticks[origins]), strict=True):
+    table = np.zeros((int(days[-1] - days[0]) + 1, 4))
+    for origin, day, forecast in zip(origins, days, model.predict(panel, panel.ticks[origins]), strict=True):
         target = origin + ahead
         truth = np.minimum(panel.counts[target, :, BIKES].T, forecast.k[0][:, None])  # [station, horizon]
         counted = (panel.observed[target, :, BIKES] & panel.trusted[target]).T & panel.open[origin][:, None]
         counted &= panel.observed[origin, :, BIKES][:, None]
-        scores = rps(forecast.cdf()[0, :, :, 0], np.maximum(truth, 0).astype(np.int64))
-        table[int(local_time(panel.ticks[[origin]], panel.timezone).day[0] - days[0])] += (
-            float(scores[counted].sum()), int(counted.sum()),
-        )  # fmt: skip
+        scores = np.where(counted, rps(forecast.cdf()[0, :, :, 0], np.maximum(truth, 0).astype(np.int64)), 0.0)
+        parts = (scores, counted, scores[:, wet[target]], counted[:, wet[target]])
+        table[int(day - days[0])] += [float(part.sum()) for part in parts]
     return table[table[:, 1] > 0]
 
 
 def row(name: str, found: npt.NDArray[np.float64], whole: npt.NDArray[np.float64]) -> str:
     """A line of the table."""
-    base = whole[:, 0].sum() / whole[:, 1].sum()
-    score = found[:, 0].sum() / found[:, 1].sum()
-    change = (found[:, 0] - whole[:, 0]) / whole[:, 1] / base * 100  # of each day, percent
-    error = 2 * change.std(ddof=1) / np.sqrt(len(change))
-    return f"| {name} | {score:.4f} | {(score / base - 1) * 100:+.2f} % | ± {error:.2f} |"
+    cells = []
+    for place in (0, 2):
+        total, rows = whole[:, place].sum(), whole[:, place + 1].sum()
+        if not rows:
+            cells.append("- | - | -")
+            continue
+        part = whole[:, place + 1] > 0
+        change = (found[part, place] - whole[part, place]) / total * 100  # what each day adds to it, percent
+        error = 2 * change.std(ddof=1) * np.sqrt(len(change))
+        cells.append(f"{found[:, place].sum() / rows:.4f} | {change.sum():+.2f} % | ± {error:.2f}")
+    return f"| {name} | {' | '.join(cells)} |"
 
 
 def builder_of(model: Any) -> FeatureBuilder:
@@ -141,20 +148,22 @@ def worse_weather(model: Forecaster, panel: Panel) -> Iterator[tuple[str, Foreca
 def table(panel: Panel, model: str, spec: ForecastSpec, cut: int, stride: int, rows: int, groups: list[str]) -> None:
     """Print the table of one panel."""
     origins = np.arange(cut, len(panel) - spec.horizon_ticks[-1], stride)
-    print("| features | RPS | change | 2 s.e. |\n|---|---:|---:|---:|")
+    came = panel.weather.at(panel.ticks, panel.ticks)[:, VARIABLES.index("precipitation_mm")]
+    wet = came > _WET_MM
+    print("| features | RPS | change | 2 s.e. | RPS, rain | change | 2 s.e. |\n|---|" + "---:|" * 6)
     whole = fitted(model, panel, spec, cut, rows)
-    base = daily(whole, panel, origins)
+    base = daily(whole, panel, origins, wet)
     names = builder_of(whole).names
     print(row(f"all {len(names)}", base, base), flush=True)
     if len(panel.weather):
         for words, asked, known in worse_weather(whole, panel):
-            print(row(words, daily(asked, known, origins), base), flush=True)
+            print(row(words, daily(asked, known, origins, wet), base), flush=True)
     for group in groups:
         if set(GROUPS[group]) & set(names):
             poorer = fitted(model, panel, spec, cut, rows, GROUPS[group])
-            print(row(f"without {group}", daily(poorer, panel, origins), base), flush=True)
+            print(row(f"without {group}", daily(poorer, panel, origins, wet), base), flush=True)
         else:
-            print(f"| without {group} | - | not there | |", flush=True)
+            print(f"| without {group} | not there | | | | | |", flush=True)
 
 
 def city(stations: int, weeks: int, seed: int) -> Panel:

@@ -34,6 +34,10 @@ def some_weather(issues: int = 60, seed: int = 0, every_min: int = 65) -> KnownW
     return KnownWeather(issued, values)
 
 
+def plus(times: Times, more: timedelta) -> Times:
+    return (times.astype(np.int64) + more // timedelta(microseconds=1)).astype("datetime64[us]")
+
+
 def slow(weather: KnownWeather, origin: np.datetime64, target: np.datetime64) -> tuple[list[float], float]:
     """What is known at an origin of a target, and the mean rain of the minutes until then, by asking each."""
     newest = None
@@ -72,14 +76,14 @@ def test_it_is_what_a_slow_loop_finds() -> None:
 def test_a_day_old_forecast_still_reaches_a_day_ahead() -> None:
     weather = some_weather(1)
     whole = KnownWeather(weather.issued, np.nan_to_num(weather.values, nan=1.0))
-    origin = (whole.issued + np.timedelta64(OLDEST)).astype("datetime64[s]")
-    assert not np.isnan(whole.at(origin, origin + np.timedelta64(24, "h"))).any()
-    assert not np.isnan(whole.mean_between(origin, origin + np.timedelta64(24, "h"), "precipitation_mm")).any()
-    assert np.isnan(whole.at(origin + np.timedelta64(2, "s"), origin + np.timedelta64(1, "h"))).all()
+    origin = plus(whole.issued, 24 * HOUR)
+    assert not np.isnan(whole.at(origin, plus(origin, 24 * HOUR))).any()
+    assert not np.isnan(whole.mean_between(origin, plus(origin, 24 * HOUR), "precipitation_mm")).any()
+    assert np.isnan(whole.at(plus(origin, timedelta(microseconds=1)), plus(origin, HOUR))).all()
 
 
 def test_none_is_known_of_none() -> None:
-    ticks = np.arange(BEGIN, BEGIN + np.timedelta64(1, "D"), np.timedelta64(1, "h"))
+    ticks: Times = (int(BEGIN.astype(np.int64)) + np.arange(24) * 3_600_000_000).astype("datetime64[us]")
     assert np.isnan(KnownWeather.none().at(ticks, ticks)).all()
     assert np.isnan(KnownWeather.none().mean_between(ticks, ticks, "precipitation_mm")).all()
     assert (KnownWeather.none().issue_at(ticks) == -1).all()
