@@ -14,12 +14,13 @@ from typing import Annotated, Any, Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from dotenv import dotenv_values
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 from sqlalchemy import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
 from velib_predictor.config.explain import ENV_PREFIX, Variable, explain, explain_unknown, place
+from velib_predictor.config.outside import CalendarSettings, Section, WeatherSettings
 from velib_predictor.config.yaml_file import read_yaml
 from velib_predictor.utils.errors import SettingsError, UsageError
 from velib_predictor.utils.temporal import DURATION_FORM, parse_duration
@@ -95,11 +96,7 @@ SystemId = Annotated[str, AfterValidator(_system_id)]
 Fraction = Annotated[float, Field(gt=0, le=1)]
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
-
-
-class CollectorSettings(_Section):
+class CollectorSettings(Section):
     """How feeds are polled and what is believed of their answers."""
 
     every: Duration = timedelta(minutes=15)
@@ -131,7 +128,7 @@ class CollectorSettings(_Section):
     """A station absent from station information for longer has vanished: its last version is closed."""
 
 
-class ArchiveSettings(_Section):
+class ArchiveSettings(Section):
     """The raw answers, kept as they came."""
 
     retention: Duration | None = None
@@ -142,7 +139,7 @@ class ArchiveSettings(_Section):
     """With less free disk nothing is packed; raw answers are still written, and expired days deleted."""
 
 
-class StorageSettings(_Section):
+class StorageSettings(Section):
     """The database's own housekeeping."""
 
     retention: Duration | None = None
@@ -153,7 +150,7 @@ class StorageSettings(_Section):
     """TimescaleDB: age at which chunks are turned into the columnstore."""
 
 
-class ForecastSettings(_Section):
+class ForecastSettings(Section):
     """How forecasts are made, kept and judged."""
 
     model: str | None = None
@@ -170,7 +167,7 @@ class ForecastSettings(_Section):
     """Days of history that it learns from."""
 
 
-class FallbackSettings(_Section):
+class FallbackSettings(Section):
     """Where to ask when the feed itself does not answer."""
 
     kind: Literal["opendata_paris"]
@@ -179,7 +176,7 @@ class FallbackSettings(_Section):
     """Address of the whole data set in one document."""
 
 
-class SystemSettings(_Section):
+class SystemSettings(Section):
     """One bike-share system."""
 
     url: str
@@ -200,6 +197,8 @@ class SystemSettings(_Section):
     """Overrides the feed's own ttl where that misleads (Vélib' says 3600 s, counts move every minute)."""
     headers: dict[str, str] = Field(default_factory=dict)
     """Extra request headers that the operator asks for."""
+    calendar: CalendarSettings = CalendarSettings()
+    """Its school holidays and events."""
     fallback: FallbackSettings | None = None
     """A second source, asked in the same tick when the first does not answer."""
 
@@ -211,6 +210,7 @@ VELIB = SystemSettings(
     licence="Licence Ouverte / Open Licence 2.0 (Etalab)",
     attribution="Vélib' Métropole / Smovengo, Syndicat Autolib' et Vélib' Métropole",
     ttl=timedelta(seconds=60),
+    calendar=CalendarSettings(school_zone="C"),
     fallback=FallbackSettings(
         kind="opendata_paris",
         url="https://opendata.paris.fr/api/explore/v2.1/catalog/datasets/velib-disponibilite-en-temps-reel/exports/json",
@@ -256,6 +256,8 @@ class Settings(BaseSettings):
     archive: ArchiveSettings = ArchiveSettings()
     storage: StorageSettings = StorageSettings()
     forecast: ForecastSettings = ForecastSettings()
+    weather: WeatherSettings = WeatherSettings()
+    """The weather forecast."""
     systems: dict[SystemId, SystemSettings] = Field(default_factory=lambda: {"velib": VELIB})
     """The systems that are collected, by system_id."""
 

@@ -8,6 +8,7 @@ from velib_predictor.config.config import Settings
 from velib_predictor.config.models import load_model_settings
 from velib_predictor.data.database import Database
 from velib_predictor.data.panel import Panel
+from velib_predictor.data.special_days import SpecialDays
 from velib_predictor.forecast.forecast import DEFAULT_HORIZONS, ForecastSpec
 from velib_predictor.inference.store import ModelStore
 from velib_predictor.jobs.issue import STAND_IN
@@ -37,7 +38,8 @@ def retrain(
     if progress:
         progress(f"read {system_id}", 0, len(names) + 1)
     first = now - timedelta(days=chosen.train_days)
-    panel = Panel.load(database, system_id, first, now, step=spec.step, tolerance=chosen.tolerance)
+    days = SpecialDays.of(settings, system_id)
+    panel = Panel.load(database, system_id, first, now, step=spec.step, tolerance=chosen.tolerance, special_days=days)
     store, done = ModelStore(settings.models_dir), []
     for number, made in enumerate(classes):
         if progress:

@@ -17,6 +17,7 @@ from safetensors.numpy import load_file, save_file
 from velib_predictor import __version__
 from velib_predictor.config.models import ModelSettings
 from velib_predictor.data.calendar import local_time
+from velib_predictor.data.known_weather import WeatherSource
 from velib_predictor.data.panel import BIKES, DOCKS, Panel, Ticks
 from velib_predictor.forecast.forecast import Forecast, ForecastSpec
 from velib_predictor.utils.errors import UsageError, VelibError
@@ -138,6 +139,10 @@ class Forecaster(ABC):
     def lookback(self) -> int:
         """Ticks before an origin that a forecast reads: a panel of so many and one gives the same as a longer one."""
         return 0
+
+    def weather_of(self, seen: Panel) -> WeatherSource:  # noqa: ARG002 - most models know nothing of it
+        """What of the weather a forecast from the panel's last tick knows."""
+        return WeatherSource.NONE
 
     @abstractmethod
     def _predict(self, seen: Panel) -> Forecast:

@@ -17,6 +17,7 @@ import numpy.typing as npt
 from velib_predictor.config.models import ModelSettings, NetworkSettings
 from velib_predictor.data.calendar import local_time
 from velib_predictor.data.feature_engineering import FeatureBuilder, Sight
+from velib_predictor.data.known_weather import WeatherSource
 from velib_predictor.data.panel import Panel
 from velib_predictor.forecast import pmf as algebra
 from velib_predictor.forecast.forecast import Forecast, ForecastSpec
@@ -157,6 +158,10 @@ class NetworkModel(Forecaster):
     def lookback(self) -> int:
         """See `Forecaster`."""
         return max((builder.lookback for builder in self.builders), default=0)
+
+    def weather_of(self, seen: Panel) -> WeatherSource:
+        """See `Forecaster`."""
+        return self.builders[0].outside.source(seen)
 
     def _predict(self, seen: Panel) -> Forecast:
         k = self.greatest(seen)

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from velib_predictor.config.models import ModelSettings
 from velib_predictor.data.calendar import local_time
 from velib_predictor.data.feature_engineering import FeatureBuilder, Sight
+from velib_predictor.data.known_weather import WeatherSource
 from velib_predictor.data.panel import Panel
 from velib_predictor.forecast.forecast import Forecast, ForecastSpec
 from velib_predictor.models.base import Arrays, Forecaster, HistoryError
@@ -147,6 +148,10 @@ class ChangeModel(Forecaster):
     def lookback(self) -> int:
         """See `Forecaster`."""
         return max((model.builder.lookback for model in self.targets), default=0)
+
+    def weather_of(self, seen: Panel) -> WeatherSource:
+        """See `Forecaster`."""
+        return self.targets[0].builder.outside.source(seen)
 
     def _predict(self, seen: Panel) -> Forecast:
         k = self.greatest(seen)

@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from velib_predictor.config.models import ModelSettings
 from velib_predictor.data.calendar import local_time
+from velib_predictor.data.known_weather import WeatherSource
 from velib_predictor.data.panel import Panel
 from velib_predictor.forecast.forecast import Forecast, ForecastSpec
 from velib_predictor.models.base import Arrays, Forecaster, HistoryError, forecaster, load_model
@@ -92,6 +93,11 @@ class Champion(Forecaster):
     def lookback(self) -> int:
         """See `Forecaster`."""
         return max(member.lookback for member in self.made)
+
+    def weather_of(self, seen: Panel) -> WeatherSource:
+        """See `Forecaster`: what the member that knows most of it knows."""
+        known = {member.weather_of(seen) for member in self.made}
+        return next(source for source in WeatherSource if source in known)
 
     def _predict(self, seen: Panel) -> Forecast:
         parts = [next(member.predict(seen, seen.ticks[-1:])) for member in self.made]

@@ -5,6 +5,7 @@ from typing import ClassVar
 import numpy as np
 import numpy.typing as npt
 
+from velib_predictor.data.outside import EVENT, SCHOOL, WEATHER
 from velib_predictor.data.panel import Panel
 from velib_predictor.models.lstm.dataset import Examples, draw, history, windows
 from velib_predictor.models.network import Fitter, Given, Lesson, NetworkModel
@@ -21,7 +22,7 @@ FEATURES = (
     "network_change_60m", "network_surprise_60m",
     "neighbours_occupancy", "neighbours_change_60m", "neighbours_surprise_60m",
     "horizon_min", "usual_change", "usual_activity", "usual_gap_at_target", "neighbours_usual_change",
-    "yesterday_change", "yesterday_gap", "last_week_change", "last_week_gap",
+    "yesterday_change", "yesterday_gap", "last_week_change", "last_week_gap", *WEATHER, *SCHOOL, *EVENT,
 )  # fmt: skip
 """What of the builders' columns the network is told: what the last day of the station itself does not hold."""
 
