@@ -136,7 +136,7 @@ def test_scaling_is_that_of_a_slow_loop_and_leaves_gaps() -> None:
         known = features[:, column][~np.isnan(features[:, column])].astype(np.float64)
         assert scaling.middle[column] == pytest.approx(known.mean(), rel=1e-5)
         assert scaling.width[column] == pytest.approx(known.std(), rel=1e-4)
-    scaled = scaling.apply(features)
+    scaled = scaling.apply(features.copy())
     assert scaled.dtype == np.float32
     assert (np.isnan(scaled) == np.isnan(features)).all()
     assert (scaled[:, 2] == 0).all()
