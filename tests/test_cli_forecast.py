@@ -265,7 +265,11 @@ def test_backtest_for_people_is_a_table_with_persistence_first(velib: Velib) -> 
         ["bikes", "15m", "persistence"],
         ["bikes", "15m", "persistence_delta"],
     ]
-    assert len(lines) == 2 + 2 * 2 * 3
+    assert len(lines) == 2 + 2 * 2 * 3 + 1
+    assert lines[-1].startswith("RPS over all, persistence minus persistence_delta: +")
+    against = velib("backtest", "--system", "town", "--models", "persistence_delta", *WINDOWS, *TRAIN, "--against",
+                    "persistence")  # fmt: skip
+    assert against.output.splitlines()[-1].startswith("RPS over all, persistence_delta minus persistence: -")
 
 
 @pytest.mark.parametrize(
@@ -273,6 +277,7 @@ def test_backtest_for_people_is_a_table_with_persistence_first(velib: Velib) -> 
     [
         (["--models", "linear,oracle"], ["unknown model 'oracle'; there are: persistence"]),
         (["--models", "climatology,climatology"], ["each model once"]),
+        (["--against", "xgboost"], ["compared with 'xgboost'", "there are: persistence, persistence_delta"]),
         (["--test-from", "2024-10-25T00:00:00Z"], ["inside the training window, which ends at 2024-10-25T12:00:00Z"]),
         (["--test-until", "2024-10-25T22:00:00Z"], ["the test window is empty"]),
         (["--train-until", "2024-10-23T00:00:00Z"], ["the training window is empty"]),

@@ -146,6 +146,10 @@ def backtest(
     report_out: Annotated[
         Path | None, typer.Option("--report-out", help="Folder for report.json and report.html.")
     ] = None,
+    against: Annotated[
+        str | None,
+        typer.Option("--against", metavar="MODEL", help="Whom the others are compared with (default: best baseline)."),
+    ] = None,
     truth: Annotated[
         int | None,
         typer.Option("--truth", metavar="SEED", help="Synthetic city: also the forecast that knows its true rates."),
@@ -155,7 +159,8 @@ def backtest(
     as_json: Json = False,
 ) -> None:
     """Fit models on one period and judge them, tick by tick, on a later one, all on the same rows."""
-    from velib_predictor.evaluation.evaluator import Protocol, load
+    from velib_predictor.evaluation.comparison import check_reference
+    from velib_predictor.evaluation.evaluator import BASELINE, Protocol, load
     from velib_predictor.evaluation.evaluator import backtest as judge
     from velib_predictor.evaluation.report import as_table, report
     from velib_predictor.evaluation.writer import check_name
@@ -167,6 +172,7 @@ def backtest(
     names = [name.strip() for name in models.split(",") if name.strip()]
     for name in names:
         forecaster(name)  # an unknown one is refused before anything is read
+    check_reference(against, [BASELINE, *names])
     if forecasts_out:
         check_name(forecasts_out)
     protocol = Protocol(
@@ -190,7 +196,7 @@ def backtest(
 
         chosen.append(Truth(spec, truth))
     with progress_bar() as tell:
-        data = report(judge(panel, chosen, protocol, forecasts_out=forecasts_out, progress=tell))
+        data = report(judge(panel, chosen, protocol, forecasts_out=forecasts_out, progress=tell), against)
     if report_out:
         from velib_predictor.evaluation.visualizer import write_report
 
