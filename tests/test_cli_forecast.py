@@ -188,11 +188,21 @@ def test_the_longest_horizon_may_be_asked_for_between_two_ticks(trained: Velib) 
     assert {row["target_at"] for row in result.data} == {"2024-10-26T14:00:00Z"}
 
 
-def test_the_newest_model_answers_unless_one_is_named(trained: Velib) -> None:
-    assert trained("train", "climatology", "--system", "town", *TRAIN).code == 0
-    models = [trained("predict", "103", "--now", NOW, "--json", *more).data[0]["model"]
-              for more in ((), ("--model", "persistence_delta"))]  # fmt: skip
-    assert models == ["climatology", "persistence_delta"]
+def test_the_model_in_force_answers_unless_one_is_named(trained: Velib) -> None:
+    """The first one stays in force whatever is trained after it, until that is promoted."""
+
+    def asked(*more: str) -> str:
+        return str(trained("predict", "103", "--now", NOW, "--json", *more).data[0]["model"])
+
+    assert trained("train", "climatology", "--system", "town", *TRAIN).output.endswith("has no answer\n")
+    second = trained("train", "queueing", "--system", "town", *TRAIN)
+    assert "another model is in force; `velib models promote` compares" in second.output
+    assert (asked(), asked("--model", "climatology"), asked("--model", "queueing")) == (
+        "persistence_delta", "climatology", "queueing"
+    )  # fmt: skip
+    third = trained("train", "queueing", "--system", "town", *TRAIN, "--promote", "--json")
+    assert third.data["alias"] == "champion"
+    assert asked() == "queueing"
 
 
 @pytest.mark.parametrize(

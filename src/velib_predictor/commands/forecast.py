@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from velib_predictor.commands.options import Horizons, Step, Targets, Tolerance, specification
+from velib_predictor.commands.options import Horizons, Step, Targets, Tolerance, Track, specification
 from velib_predictor.commands.output import ConfigFile, Db, Json, emit, open_database, progress_bar, start
 
 if TYPE_CHECKING:
@@ -30,21 +30,32 @@ def train(
     horizons: Horizons = None,
     targets: Targets = None,
     tolerance: Tolerance = None,
+    promote: Annotated[bool, typer.Option("--promote", help="Put it in force at once, without comparing.")] = False,
+    track: Track = None,
     db: Db = None,
     config: ConfigFile = None,
     as_json: Json = False,
 ) -> None:
-    """Fit a model on the stored history and keep it under models/."""
+    """Fit a model on the stored history and keep it under models/.
+
+    The first model of a system is in force at once. A later one is its challenger until it is promoted: by `velib
+    models promote`, which compares the two, or here with --promote. Climatology and persistence only stand in.
+    """
     from dataclasses import asdict
+    from datetime import UTC, datetime
 
     from velib_predictor.data.panel import Panel
-    from velib_predictor.inference.store import ModelStore
+    from velib_predictor.inference.card import beside
+    from velib_predictor.jobs.promote import promote as put_in_force
+    from velib_predictor.jobs.retrain import fit, keep, whose
+    from velib_predictor.jobs.tracking import tell_trained, tracker_of
     from velib_predictor.models.base import forecaster
     from velib_predictor.utils.temporal import from_micros, parse_duration, parse_time
 
     settings = start(config, db)
     spec = specification(step, horizons, targets)
-    made = forecaster(model)(spec)
+    forecaster(model)  # an unknown one is refused before anything is read
+    told = tracker_of(settings, track)
     end = parse_time(until) if until else None
     age = parse_duration(tolerance) if tolerance else None
     database = open_database(settings)
@@ -56,16 +67,29 @@ def train(
             if tell:
                 tell(f"fit {model}", 1, 2)
             last = int(panel.ticks[-1].astype("int64")) * 1_000_000 + 1
-            report = made.fit(panel, end or from_micros(last))
-        folder = ModelStore(settings.models_dir).add(made, system)
+            made, made_from = fit(
+                model, spec, panel, end or from_micros(last), whose(database, system), f"velib train {model}"
+            )
+        folder, report, alias = keep(settings, system, made, beside(made, made_from))
+        if promote and alias != "champion":
+            put_in_force(settings, database, system, folder, datetime.now(UTC), force=True)
+            alias = "champion"
     finally:
         database.close()
+    tell_trained(told, settings, system, [folder])
     emit(
-        {"folder": str(folder), **asdict(report), "spec": spec.as_dict()},
+        {"folder": str(folder), "alias": alias, **asdict(report), "spec": spec.as_dict()},
         as_json,
         f"{model} fitted on {report.rows} rows ({report.details.get('rows', 'rows')}) of {report.days} days, "
-        f"{report.first} to {report.until}\nkept in {folder}",
+        f"{report.first} to {report.until}\nkept in {folder}\n{_STANDS[alias]}",
     )
+
+
+_STANDS = {
+    "champion": "it is in force",
+    "challenger": "another model is in force; `velib models promote` compares the two",
+    None: "it stands in where the model in force has no answer",
+}
 
 
 def predict(
@@ -77,7 +101,9 @@ def predict(
         str | None, typer.Option("--at", metavar="T", help="Forecast for this time, with its offset.")
     ] = None,
     horizon: Annotated[str | None, typer.Option("--horizon", help="Forecast so far ahead, such as 30m.")] = None,
-    model: Annotated[str | None, typer.Option("--model", help="Which model (default: the newest one).")] = None,
+    model: Annotated[
+        str | None, typer.Option("--model", help="The newest of this name (default: the model in force).")
+    ] = None,
     now: Annotated[
         str | None, typer.Option("--now", metavar="T", help="Forecast from what was known then (default: now).")
     ] = None,
@@ -108,7 +134,9 @@ def predict(
     database = open_database(settings)
     try:
         name = only_system(database, system)
-        forecast, panel = forecast_at(ModelStore(settings.models_dir).newest(name, model), database, name, instant)
+        store = ModelStore(settings.models_dir)
+        asked = store.newest(name, model) if model else store.serving(name)
+        forecast, panel = forecast_at(asked, database, name, instant)
     finally:
         database.close()
     if ahead and ahead <= forecast.spec.horizons[-1]:
@@ -150,6 +178,7 @@ def backtest(
         str | None,
         typer.Option("--against", metavar="MODEL", help="Whom the others are compared with (default: best baseline)."),
     ] = None,
+    track: Track = None,
     truth: Annotated[
         int | None,
         typer.Option("--truth", metavar="SEED", help="Synthetic city: also the forecast that knows its true rates."),
@@ -164,6 +193,7 @@ def backtest(
     from velib_predictor.evaluation.evaluator import backtest as judge
     from velib_predictor.evaluation.report import as_table, report
     from velib_predictor.evaluation.writer import check_name
+    from velib_predictor.jobs.tracking import tell_backtest, tracker_of
     from velib_predictor.models.base import forecaster
     from velib_predictor.utils.temporal import parse_duration, parse_time
 
@@ -183,6 +213,7 @@ def backtest(
         test_until=parse_time(test_until),
         tolerance=parse_duration(tolerance) if tolerance else spec.step,
     )
+    told = tracker_of(settings, track)
     if report_out:
         report_out.mkdir(parents=True, exist_ok=True)  # what cannot be written is said now, not after hours
     database = open_database(settings)
@@ -201,4 +232,5 @@ def backtest(
         from velib_predictor.evaluation.visualizer import write_report
 
         write_report(data, report_out)
+    tell_backtest(told, data)
     emit(data, as_json, "" if as_json else as_table(data))

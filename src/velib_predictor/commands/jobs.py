@@ -112,25 +112,49 @@ def score(system: System = None, now: Now = None, db: Db = None, config: ConfigF
 
 
 def retrain(
-    system: System = None, now: Now = None, db: Db = None, config: ConfigFile = None, json: Json = False
+    system: System = None,
+    now: Now = None,
+    promote: Annotated[
+        bool, typer.Option("--promote", help="Compare it with the one in force, and put it in force if it is better.")
+    ] = False,
+    db: Db = None,
+    config: ConfigFile = None,
+    json: Json = False,
 ) -> None:
-    """Fit the configured model (forecast.train_model) anew on the newest history; issues use it from then on."""
+    """Fit the configured model (forecast.train_model) anew on the newest history.
+
+    The first model is in force at once, a later one is a challenger. With --promote, which is what `velib run` does
+    every night, it is compared with the one in force on days that neither has seen, and takes its place if it wins;
+    that it does not is no failure.
+    """
     from dataclasses import asdict
 
-    from velib_predictor.jobs.retrain import retrain as run
+    from velib_predictor.jobs.promote import Challenge, challenge
+    from velib_predictor.jobs.retrain import retrain as train
+    from velib_predictor.jobs.tracking import tell_trained, tracker_of
 
     settings = start(config, db)
     instant = _instant(now)
-    done: dict[str, list[dict[str, Any]]] = {}
+    told = tracker_of(settings)
+    done: dict[str, Any] = {}
     with closing(open_database(settings)) as database, progress_bar() as tell:
         for name in _systems(database, system):
-            trained = run(settings, database, name, instant, tell)
-            done[name] = [{"folder": str(folder), **asdict(report)} for folder, report in trained]
-    lines = [
-        f"{name}: {report['model']} fitted on {report['rows']} rows of {report['days']} days, in {report['folder']}"
-        for name, reports in done.items()
-        for report in reports
-    ]
+            if promote:
+                outcome = challenge(settings, database, name, instant, tell)
+            else:
+                outcome = Challenge(train(settings, database, name, instant, tell), False, "")
+            tell_trained(told, settings, name, [one.folder for one in outcome.trained])
+            trained = [{"folder": str(one.folder), "alias": one.alias, **asdict(one.report)} for one in outcome.trained]
+            judged = {"promoted": outcome.promoted, "reason": outcome.reason, "comparison": outcome.comparison}
+            done[name] = {"trained": trained, **judged} if promote else trained
+    lines = []
+    for name, found in done.items():
+        lines += [
+            f"{name}: {row['model']} fitted on {row['rows']} rows of {row['days']} days, in {row['folder']}"
+            for row in (found["trained"] if promote else found)
+        ]
+        if promote:
+            lines.append(f"{name}: {'promoted' if found['promoted'] else 'not promoted'}, {found['reason']}")
     emit(done, json, "\n".join(lines) or "no system is stored")
 
 

@@ -20,6 +20,11 @@ Targets = Annotated[
     typer.Option("--targets", help="Of bikes, mechanical, ebikes, docks (default: all).", show_default=False),
 ]
 
+Track = Annotated[
+    bool | None,
+    typer.Option("--track/--no-track", help="Tell MLflow of it (default: as the settings say).", show_default=False),
+]
+
 
 def specification(step: str, horizons: str | None, targets: str | None) -> "ForecastSpec":
     """The forecast that the options ask for.

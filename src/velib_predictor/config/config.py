@@ -15,28 +15,19 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import yaml
 from dotenv import dotenv_values
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 from sqlalchemy import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
+from velib_predictor.config.daily import JobSettings, MlflowSettings
 from velib_predictor.config.explain import ENV_PREFIX, Variable, explain, explain_unknown, place
+from velib_predictor.config.values import Duration
+from velib_predictor.config.values import Section as _Section
 from velib_predictor.utils.errors import SettingsError, UsageError
-from velib_predictor.utils.temporal import DURATION_FORM, parse_duration
 
 DEFAULT_FILE = Path("config/config.yaml")
 ENV_FILE = Path(".env")
-
-
-def _duration(value: Any) -> timedelta:
-    if isinstance(value, timedelta):
-        return value
-    if not isinstance(value, str):  # of a bare number nobody knows whether it means seconds or minutes
-        raise ValueError(f"a duration is text with a unit; {DURATION_FORM}")
-    try:
-        return parse_duration(value)
-    except UsageError as error:
-        raise ValueError(str(error)) from None
 
 
 def is_time_zone(name: str) -> bool:
@@ -83,20 +74,9 @@ def _system_id(name: str) -> str:
         raise ValueError(str(error)) from None
 
 
-def _positive(value: timedelta) -> timedelta:
-    if value <= timedelta(0):
-        raise ValueError("a duration must be positive, such as 60s or 15m")
-    return value
-
-
-Duration = Annotated[timedelta, BeforeValidator(_duration), AfterValidator(_positive)]
 TimeZone = Annotated[str, AfterValidator(_zone)]
 SystemId = Annotated[str, AfterValidator(_system_id)]
 Fraction = Annotated[float, Field(gt=0, le=1)]
-
-
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
 class CollectorSettings(_Section):
@@ -157,7 +137,7 @@ class ForecastSettings(_Section):
     """How forecasts are made, kept and judged."""
 
     model: str | None = None
-    """Name of the model that is asked; empty takes the one that was trained last."""
+    """Name of the model that is asked; empty asks the one in force (`velib models list`), whatever its name."""
     issue_every: Duration = timedelta(minutes=15)
     """Time between issues, and the grid on which models are trained for them."""
     tolerance: Duration = timedelta(minutes=20)
@@ -254,6 +234,8 @@ class Settings(BaseSettings):
     archive: ArchiveSettings = ArchiveSettings()
     storage: StorageSettings = StorageSettings()
     forecast: ForecastSettings = ForecastSettings()
+    jobs: JobSettings = JobSettings()
+    mlflow: MlflowSettings = MlflowSettings()
     systems: dict[SystemId, SystemSettings] = Field(default_factory=lambda: {"velib": VELIB})
     """The systems that are collected, by system_id."""
 
@@ -304,6 +286,10 @@ def load_settings(file: Path | None = None, *, db: str | None = None) -> Setting
         _check_database_url(url, f"{path}: database_url", password_allowed=False)
     if level := variables.get("LOG_LEVEL"):
         in_file["log_level"] = level.value.upper()
+    if uri := variables.get("MLFLOW_TRACKING_URI"):
+        section = in_file.setdefault("mlflow", {})
+        if isinstance(section, dict):
+            in_file["mlflow"] = section | {"tracking_uri": uri.value}
     # Not left to the default: variables are merged into what is given here.
     in_file.setdefault("systems", {"velib": VELIB.model_dump(exclude_unset=True)})
     try:

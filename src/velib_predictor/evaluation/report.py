@@ -38,6 +38,7 @@ def report(result: Backtest, against: str | None = None) -> dict[str, Any]:
         "system_id": result.panel.system_id,
         "timezone": result.panel.timezone,
         "protocol": result.protocol.as_dict(),
+        "data_sha256": result.panel.fingerprint(),
         "origins": result.origins,
         "stations": len(result.panel.stations),
         "days": days,

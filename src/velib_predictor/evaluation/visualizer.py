@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections.abc import Iterable, Iterator
 from datetime import date, datetime, timedelta
 from pathlib import Path
@@ -12,8 +13,10 @@ import numpy as np
 
 from velib_predictor.evaluation import figures
 from velib_predictor.evaluation.html import BASELINE, WORDS, Chart, Section, cell, page, percent
+from velib_predictor.evaluation.style import CSS
 from velib_predictor.utils.temporal import parse_duration
 
+_NAMESPACES = 'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
 _DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 _BEFORE_FAN = timedelta(hours=2)
 Tables = list[dict[str, Any]]
@@ -32,6 +35,21 @@ def write_report(data: dict[str, Any], folder: Path) -> None:
     shown = page(data, _sections(data))
     folder.mkdir(parents=True, exist_ok=True)
     _write([(folder / "report.json", text), (folder / "report.html", shown)])
+
+
+def write_figures(data: dict[str, Any], folder: Path) -> None:
+    """Write each figure of the report as an SVG file of its own, which brings the page's colours with it.
+
+    Args:
+        data: what `report.report` returns.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, section in enumerate(_sections(_finite(data)), 1):
+        for place, chart in enumerate(section.charts, 1):
+            name = re.sub("[^a-z0-9]+", "_", f"{section.title} {chart.heading}".lower()).strip("_")[:80]
+            head, _, body = chart.svg.removeprefix("<svg").partition(">")
+            svg = f"<svg {_NAMESPACES}{head}><style>{CSS}</style>{body}"
+            (folder / f"{number:02}_{place}_{name}.svg").write_text(svg, encoding="utf-8", errors="xmlcharrefreplace")
 
 
 def _finite(value: Any) -> Any:
