@@ -11,10 +11,9 @@ from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from velib_predictor.utils.errors import UsageError, VelibError
-from velib_predictor.utils.logger import get_logger
+from velib_predictor.utils.logger import get_logger, redact_text
 
 DEFAULT_URI = "sqlite:///mlruns/mlflow.db"
 INSTALL = "pip install 'velib-predictor[mlflow]'"
@@ -97,8 +96,9 @@ class Tracker:
             tell()
         except Exception as error:  # whatever it is: the work that is told of is done, and must not be lost for it
             self._failed = True  # one message, and one time-out, are enough
-            reason = str(error).splitlines()[0][:300] if str(error) else repr(error)
-            _log.warning("MLflow was not told; the work itself is done", uri=_bare(self.uri), error=reason)
+            reason = redact_text(str(error).splitlines()[0][:300] if str(error) else repr(error))
+            uri = redact_text(self.uri)
+            _log.warning("MLflow was not told; the work itself is done", uri=uri, error=reason)
 
     @property
     def _client(self) -> Any:
@@ -226,6 +226,7 @@ def _connect(uri: str) -> Any:
     """MLflow's client; the database and its folder are made where they are not there."""
     # Read by MLflow when it is imported. It waits minutes for a server that is away, and asks home, unless it is told.
     os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+    os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"  # where a command's result belongs
     os.environ.setdefault("MLFLOW_CONFIGURE_LOGGING", "false")  # its messages go where ours do
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
@@ -248,12 +249,6 @@ def _artifacts(uri: str) -> str | None:
     """Where a local store's artifacts go: beside it. A server says that itself."""
     file = _file(uri)
     return (file.parent / "artifacts").absolute().as_uri() if file else None
-
-
-def _bare(uri: str) -> str:
-    """The address without a user or password."""
-    parts = urlsplit(uri)
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl() if parts.netloc else uri
 
 
 def _read(file: Path) -> dict[str, Any]:
