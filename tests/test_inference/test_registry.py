@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from velib_predictor.inference.registry import KEPT, ChangedError, Ref, Registry, Standing, write_whole
@@ -69,6 +69,7 @@ def test_who_expected_another_champion_changes_nothing(registry: Registry) -> No
     assert registry.file.read_bytes() == before
 
 
+@settings(max_examples=20)  # each step is forced onto the disk
 @given(st.lists(st.integers(0, 9), max_size=60))
 def test_whatever_is_done_the_stack_is_that_of_a_list(
     tmp_path_factory: pytest.TempPathFactory, steps: list[int]

@@ -136,7 +136,7 @@ def test_too_few_unseen_days_decide_nothing_and_cost_no_fit(
     outcome = challenge(moody(settings, 8, model=model), database, SYSTEM, FIRST + days * DAY)
     assert (outcome.promoted, outcome.comparison) == (False, None)
     assert outcome.reason == (
-        f"{old} was fitted {days}.0 days ago and stays in force: a comparison needs {needed} that it has not seen"
+        f"{old} stays in force: there are {days}.0 days of history that it has not seen, and a comparison needs {needed}"
     )
     assert [one.report.model for one in outcome.trained] == ["climatology"], "what stands in is always of today"
     assert standing(settings).champion == old
@@ -302,7 +302,7 @@ def test_by_hand_a_loser_and_too_few_days_are_refused_and_force_is_not_asked(
     old = begun(database, settings, sleeps_awhile, 23)
     worse = trained_on(settings, database, 7, START + 15 * DAY)
     early, late = START + 17 * DAY, START + 23 * DAY
-    with pytest.raises(NotPromotedError, match=r"cannot be compared .*2026-01-20T00:00:00Z, and 3d of newer history"):
+    with pytest.raises(NotPromotedError, match=r"cannot be compared .* by 2026-01-20T00:00:00Z, .*, and 3d of newer"):
         promote(moody(settings, 7), database, SYSTEM, worse, early)
     with pytest.raises(NotPromotedError, match=r"was not promoted: it is worse than the champion .*--force"):
         promote(moody(settings, 7), database, SYSTEM, worse, late)

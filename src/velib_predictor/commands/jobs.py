@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from velib_predictor.commands.options import Now, moment
 from velib_predictor.commands.output import ConfigFile, Db, Json, emit, open_database, progress_bar, start
 from velib_predictor.commands.signals import stopped_by_signals
 
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
 System = Annotated[
     list[str] | None, typer.Option("--system", metavar="ID", help="System; repeatable (default: all that are stored).")
 ]
-Now = Annotated[str | None, typer.Option("--now", metavar="T", help="As if it were then (default: now).")]
 
 
 def issue(
@@ -48,7 +48,7 @@ def issue(
         if follow:
             _follow(jobs, settings.forecast.issue_every)
             return
-        instant = _instant(now)
+        instant = moment(now)
         issues = [job.run(instant) for job in jobs.values()]
     done = [
         {
@@ -92,7 +92,7 @@ def score(system: System = None, now: Now = None, db: Db = None, config: ConfigF
     from velib_predictor.jobs.score import summary
 
     settings = start(config, db)
-    instant = _instant(now)
+    instant = moment(now)
     done: dict[str, Any] = {}
     with closing(open_database(settings)) as database:
         for name in _systems(database, system):
@@ -134,7 +134,7 @@ def retrain(
     from velib_predictor.jobs.tracking import tell_trained, tracker_of
 
     settings = start(config, db)
-    instant = _instant(now)
+    instant = moment(now)
     told = tracker_of(settings)
     done: dict[str, Any] = {}
     with closing(open_database(settings)) as database, progress_bar() as tell:
@@ -178,14 +178,6 @@ def prune(db: Db = None, config: ConfigFile = None, json: Json = False) -> None:
         f"{done['packed']} days packed, {done['deleted']} days, {done['rows']} rows, {done['issues']} issues and "
         f"{done['models']} old models deleted",
     )
-
-
-def _instant(text: str | None) -> Any:
-    from datetime import UTC, datetime
-
-    from velib_predictor.utils.temporal import parse_time
-
-    return parse_time(text) if text else datetime.now(UTC)
 
 
 def _systems(database: "Database", names: list[str] | None) -> list[str]:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from velib_predictor.commands.options import Now, moment
 from velib_predictor.commands.output import ConfigFile, Db, Json, emit, open_database, progress_bar, start
 
 if TYPE_CHECKING:
@@ -58,6 +59,7 @@ def promote(
     ] = None,
     system: OneSystem = None,
     force: Annotated[bool, typer.Option("--force", help="Without comparing it with the one in force.")] = False,
+    now: Now = None,
     db: Db = None,
     config: ConfigFile = None,
     json: Json = False,
@@ -66,14 +68,13 @@ def promote(
 
     Exit code 1 says that it was not put in force: it lost, it is damaged, or there are too few days to tell.
     """
-    from datetime import UTC, datetime
-
     from velib_predictor.inference.registry import Ref
     from velib_predictor.inference.store import ModelStore
     from velib_predictor.jobs.promote import promote as run
     from velib_predictor.jobs.tracking import tell_standing, tracker_of
     from velib_predictor.utils.errors import UsageError
 
+    instant = moment(now)
     settings = start(config, db)
     name = _one_system(settings, system)
     store = ModelStore(settings.models_dir)
@@ -82,8 +83,7 @@ def promote(
         raise UsageError(f"{name} has no challenger; say which version with `velib models promote VERSION`")
     folder = store.find(name, version or str(challenger))
     with closing(open_database(settings)) as database, progress_bar() as tell:
-        now = datetime.now(UTC)
-        found = run(settings, database, name, folder, now, force=force, progress=tell)
+        found = run(settings, database, name, folder, instant, force=force, progress=tell)
     told = tracker_of(settings)
     tell_standing(told, settings, name)
     ref = Ref.of(folder)

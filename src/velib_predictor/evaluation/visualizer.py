@@ -22,29 +22,29 @@ _BEFORE_FAN = timedelta(hours=2)
 Tables = list[dict[str, Any]]
 
 
-def write_report(data: dict[str, Any], folder: Path) -> None:
+def write_report(data: dict[str, Any], folder: Path, figures_too: bool = False) -> None:
     """Write `report.json` and the self-contained `report.html` into a folder, which is made if it is not there.
 
     Both appear under their names when they are complete. A number that is not finite is written as null.
 
     Args:
         data: what `report.report` returns.
+        figures_too: whether each figure is also written as a file of its own, into figures/.
     """
     data = _finite(data)
     text = json.dumps(data, allow_nan=False)
-    shown = page(data, _sections(data))
+    sections = list(_sections(data))
+    shown = page(data, sections)
     folder.mkdir(parents=True, exist_ok=True)
     _write([(folder / "report.json", text), (folder / "report.html", shown)])
+    if figures_too:
+        _write_figures(sections, folder / "figures")
 
 
-def write_figures(data: dict[str, Any], folder: Path) -> None:
-    """Write each figure of the report as an SVG file of its own, which brings the page's colours with it.
-
-    Args:
-        data: what `report.report` returns.
-    """
+def _write_figures(sections: list[Section], folder: Path) -> None:
+    """Each figure as an SVG file, which brings the page's colours with it."""
     folder.mkdir(parents=True, exist_ok=True)
-    for number, section in enumerate(_sections(_finite(data)), 1):
+    for number, section in enumerate(sections, 1):
         for place, chart in enumerate(section.charts, 1):
             name = re.sub("[^a-z0-9]+", "_", f"{section.title} {chart.heading}".lower()).strip("_")[:80]
             head, _, body = chart.svg.removeprefix("<svg").partition(">")

@@ -17,7 +17,9 @@ from velib_predictor.config.config import Settings
 from velib_predictor.data.database import Database
 from velib_predictor.data.panel import Panel
 from velib_predictor.evaluation.gate import compare
+from velib_predictor.forecast.forecast import ForecastSpec
 from velib_predictor.inference.card import COMPARISON, as_json, beside
+from velib_predictor.inference.predictor import newest_observation
 from velib_predictor.inference.registry import Ref, Standing, write_whole
 from velib_predictor.inference.store import STAND_INS, ModelStore, load_of
 from velib_predictor.jobs.issue import STAND_IN
@@ -83,6 +85,7 @@ def challenge(
     forecaster(name)  # an unknown one is refused before anything is read
     tell = progress or (lambda _phase, _done, _total: None)
     with alone(settings, system_id):
+        champion_ref = store.pin(system_id).champion
         tell(f"read {system_id}", 0, 1)
         panel, system = newest_panel(settings, database, system_id, now), whose(database, system_id)
 
@@ -99,19 +102,18 @@ def challenge(
         trained = [kept(*fitted(each, now)) for each in names if each in STAND_INS]
         if name in STAND_INS:
             return Challenge(trained, False, f"{name} only stands in for others, and is in force as such")
-        champion_ref = store.pin(system_id).champion
         if champion_ref is None:
             trained.append(kept(*fitted(name, now)))
             return Challenge(trained, True, "it is the first model, and in force at once")
         champion, trouble = _usable(store, system_id, champion_ref, spec)
-        length = settings.jobs.hold_out
+        length, end = settings.jobs.hold_out, _end(database, system_id, now, spec)
         if champion:
-            length = min(length, _unseen(store, system_id, champion_ref, champion, name, now))
+            length = min(length, _unseen(store, system_id, champion_ref, champion, name, end))
         if length < LEAST:
-            return Challenge(trained, False, _too_soon(champion_ref, champion, name, now))
-        cut = EPOCH + (now - length - EPOCH) // spec.step * spec.step
+            return Challenge(trained, False, _too_soon(champion_ref, champion, name, end))
+        cut = EPOCH + (end - length - EPOCH) // spec.step * spec.step
         trial, made_from = fitted(name, cut)
-        found = compare(panel, champion, trial, cut, now, progress=progress)
+        found = compare(panel, champion, trial, cut, end, progress=progress)
         found |= {"champion": str(champion_ref), "challenger": f"{name} fitted until {format_time(cut)}"}
         if trouble:
             found["reason"] += f" ({trouble})"
@@ -156,17 +158,19 @@ def promote(
     if champion_ref and not force:
         champion, trouble = _usable(store, system_id, champion_ref, model.spec)
         start = max(_until(each) for each in (champion, model) if each)
-        start = max(EPOCH - (EPOCH - start) // model.spec.step * model.spec.step, now - _LONGEST)
-        if now - start < LEAST:
+        end = _end(database, system_id, now, model.spec)
+        start = EPOCH - (EPOCH - max(start, end - _LONGEST)) // model.spec.step * model.spec.step
+        if end - start < LEAST:
             raise NotPromotedError(
-                f"{ref} cannot be compared with {champion_ref} yet: both are fitted by {format_time(start)}, and "
-                f"{format_duration(LEAST)} of newer history are needed; --force promotes without comparing"
+                f"{ref} cannot be compared with {champion_ref} yet: both are fitted by {format_time(start)}, history "
+                f"reaches to {format_time(end)}, and {format_duration(LEAST)} of newer history are needed; --force "
+                "promotes without comparing"
             )
         before = max(_BEFORE, max(each.lookback for each in (champion, model) if each) * model.spec.step)
         panel = Panel.load(
-            database, system_id, start - before, now, step=model.spec.step, tolerance=settings.forecast.tolerance
+            database, system_id, start - before, end, step=model.spec.step, tolerance=settings.forecast.tolerance
         )
-        found = compare(panel, champion, model, start, now, progress=progress)
+        found = compare(panel, champion, model, start, end, progress=progress)
         found |= {"champion": str(champion_ref), "challenger": str(ref)}
         if trouble:
             found["reason"] += f" ({trouble})"
@@ -214,7 +218,7 @@ def check_usable(settings: Settings, system_id: str, folder: Path) -> Forecaster
     return model
 
 
-def _usable(store: ModelStore, system_id: str, ref: Ref, spec: Any) -> tuple[Forecaster | None, str | None]:
+def _usable(store: ModelStore, system_id: str, ref: Ref, spec: ForecastSpec) -> tuple[Forecaster | None, str | None]:
     """The champion, if it can be compared with; else why not."""
     try:
         champion = load_of(store.folder(system_id, ref), system_id)
@@ -234,13 +238,21 @@ def _unseen(store: ModelStore, system_id: str, ref: Ref, champion: Forecaster, n
     return since / 2 if same else since
 
 
+def _end(database: Database, system_id: str, now: datetime, spec: ForecastSpec) -> datetime:
+    """Where history ends: days on which the feed was silent are no days of a test."""
+    newest = newest_observation(database, system_id, now)
+    if newest is None:
+        return now
+    return min(now, EPOCH - (EPOCH - newest) // spec.step * spec.step + spec.step)
+
+
 def _too_soon(ref: Ref, champion: Forecaster | None, name: str, now: datetime) -> str:
     assert champion is not None  # noqa: S101 - without one the full hold-out is there
     days = max((now - _until(champion)) / timedelta(days=1), 0)
     needed = LEAST * (2 if champion.name == name else 1)
     return (
-        f"{ref} was fitted {days:.1f} days ago and stays in force: a comparison needs {format_duration(needed)} that "
-        "it has not seen"
+        f"{ref} stays in force: there are {days:.1f} days of history that it has not seen, and a comparison needs "
+        f"{format_duration(needed)}"
     )
 
 

@@ -46,9 +46,8 @@ def tell_standing(told: "Tracker | None", settings: Settings, system_id: str) ->
 def tell_backtest(told: "Tracker | None", data: dict[str, Any]) -> None:
     """A backtest's tables, its page and each of its figures."""
     if told:
-        from velib_predictor.evaluation.visualizer import write_figures, write_report
+        from velib_predictor.evaluation.visualizer import write_report
 
         with TemporaryDirectory(prefix="velib-report-") as folder:
-            write_report(data, Path(folder))
-            write_figures(data, Path(folder) / "figures")
+            write_report(data, Path(folder), figures_too=True)
             told.backtest(data, Path(folder))
