@@ -23,7 +23,7 @@ CALM, LIVELY = 0.03, 1.5
 Mood = Callable[[int], float]
 
 
-def store_moods(database: Database, mood: Mood, days: int, system_id: str = "moody") -> None:
+def store_moods(database: Database, mood: Mood, days: int, start: datetime = START, system_id: str = "moody") -> None:
     """Rows of that many days; `mood` gives each day's rate."""
     random = np.random.default_rng(3)
     bikes = np.full(STATIONS, SIZE // 2)
@@ -32,11 +32,11 @@ def store_moods(database: Database, mood: Mood, days: int, system_id: str = "moo
         system = ensure_system(connection, system_id, timezone="UTC", licence="CC0", attribution="Nobody")
         book = StationBook(connection, system)
         known = [StationInfo(str(n), None, None, 48.8, 2.3 + n / 100, SIZE) for n in range(STATIONS)]
-        book.register(connection, known, START)
+        book.register(connection, known, start)
         keys = book.all_names()
         for place in range(int(days * DAY / STEP)):
-            at = START + place * STEP
-            rate = mood((at - START).days)
+            at = start + place * STEP
+            rate = mood((at - start).days)
             bikes = np.clip(bikes + random.poisson(rate, STATIONS) - random.poisson(rate, STATIONS), 0, SIZE)
             polls.append({"system_key": system, "polled_at": at, "outcome": "ok"})
             rows += [

@@ -136,7 +136,8 @@ def test_too_few_unseen_days_decide_nothing_and_cost_no_fit(
     outcome = challenge(moody(settings, 8, model=model), database, SYSTEM, FIRST + days * DAY)
     assert (outcome.promoted, outcome.comparison) == (False, None)
     assert outcome.reason == (
-        f"{old} stays in force: there are {days}.0 days of history that it has not seen, and a comparison needs {needed}"
+        f"{old} stays in force: there are {days}.0 days of history that it has not seen, "
+        f"and a comparison needs {needed}"
     )
     assert [one.report.model for one in outcome.trained] == ["climatology"], "what stands in is always of today"
     assert standing(settings).champion == old
