@@ -61,7 +61,9 @@ def trained(velib: Velib, days: int) -> str:
 
 
 def test_train_list_promote_and_go_back(velib: Velib) -> None:
-    old, better = trained(velib, 8), trained(velib, 18)
+    old = trained(velib, 8)
+    assert velib("models", "promote", old).output == f"moody: {old} is in force\n", "and stays so"
+    better = trained(velib, 18)
     listed = velib("models", "list", "--json")
     assert (listed.code, listed.errors) == (0, "")
     found = listed.data["moody"]
@@ -88,7 +90,7 @@ def test_train_list_promote_and_go_back(velib: Velib) -> None:
     assert (back.code, back.output) == (0, f"moody: {old} is in force again\n")
     assert velib("issue", *at(26), "--json").data[0]["model_version"] == old.split("/")[1]
     events = [entry["event"] for entry in velib("models", "list", "--json").data["moody"]["events"]]
-    assert events == ["first", "challenger", "promoted", "rolled back"]
+    assert events == ["newest", "settled", "challenger", "promoted", "rolled back"]
 
 
 def test_every_night_in_one_command(velib: Velib, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -120,12 +122,15 @@ def test_what_cannot_be_meant_is_refused_with_what_there_is(velib: Velib) -> Non
     refused(velib("models", "list", "--system", "oslo"), 2, "no model was trained for 'oslo'", "moody")
     refused(velib("models", "promote", "2019"), 2, "'2019' means no version of 'moody'", old, "velib models list")
     refused(velib("models", "promote"), 2, "moody has no challenger")
+    assert velib("models", "promote", old).code == 0
     refused(velib("models", "promote", old), 1, f"{old} is in force already")
     refused(velib("models", "rollback"), 2, f"nothing to roll back to; {old} is the first")
 
 
 def test_what_loses_is_damaged_or_too_new_is_refused(velib: Velib) -> None:
-    old, newer = trained(velib, 8), trained(velib, 26)
+    old = trained(velib, 8)
+    assert velib("models", "promote", old).code == 0
+    newer = trained(velib, 26)
     for now in ((), at(27)):  # nobody is judged on days that are not there
         refused(velib("models", "promote", newer, *now), 1, "cannot be compared", "history reaches to 2026-01-31")
     assert velib("models", "promote", newer[:-3], "--force").output == f"moody: {newer} is in force\n"

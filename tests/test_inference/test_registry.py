@@ -26,20 +26,34 @@ def agrees(_ref: Ref) -> None:
     """Every version can be used."""
 
 
-def test_the_first_is_in_force_and_the_next_ones_challenge_it(registry: Registry) -> None:
-    assert registry.read() == Standing()
-    assert registry.enter(REFS[0], AT) == "champion"
-    assert registry.enter(REFS[1], AT) == "challenger"
-    assert registry.enter(REFS[2], AT) == "challenger"
-    found = registry.read()
-    assert (found.champion, found.challenger, found.previous) == (REFS[0], REFS[2], ())
-    assert [found.alias(ref) for ref in REFS[:3]] == ["champion", None, "challenger"]
-    assert [entry["event"] for entry in found.log] == ["first", "challenger", "challenger"]
-    assert found.log[0] == {"at": "2026-01-05T03:20:00Z", "event": "first", "version": str(REFS[0])}
+def test_the_newest_is_in_force_until_one_is_chosen_and_the_next_ones_challenge_that(registry: Registry) -> None:
+    assert registry.read() == registry.settle(AT) == Standing()
+    assert [registry.enter(ref, AT) for ref in REFS[:2]] == ["champion", "champion"]
+    registry.settle(AT)
+    assert [registry.enter(ref, AT) for ref in REFS[2:4]] == ["challenger", "challenger"]
+    found = registry.settle(AT)
+    assert (found.champion, found.challenger, found.previous) == (REFS[1], REFS[3], (REFS[0],))
+    assert [found.alias(ref) for ref in REFS[:4]] == ["previous", "champion", None, "challenger"]
+    assert [entry["event"] for entry in found.log] == ["newest", "newest", "settled", "challenger", "challenger"]
+    assert found.log[0] == {"at": "2026-01-05T03:20:00Z", "event": "newest", "version": str(REFS[0])}
+
+
+@pytest.mark.parametrize("decide", ["promote", "rollback"])
+def test_whoever_promotes_or_goes_back_has_chosen(registry: Registry, decide: str) -> None:
+    registry.enter(REFS[0], AT)
+    registry.enter(REFS[1], AT)
+    if decide == "promote":
+        registry.promote(REFS[2], AT, "", REFS[1])
+    else:
+        registry.rollback(AT, agrees)
+    chosen = registry.read().champion
+    assert registry.enter(REFS[3], AT) == "challenger"
+    assert registry.read().champion == chosen
 
 
 def test_promoted_and_back_and_back_again(registry: Registry) -> None:
     registry.enter(REFS[0], AT)
+    registry.settle(AT)
     registry.enter(REFS[1], AT)
     registry.promote(REFS[1], AT, "better", REFS[0])
     registry.promote(REFS[2], AT, "better", REFS[1])
@@ -111,6 +125,7 @@ def test_a_damaged_file_is_refused_with_what_to_do_and_not_written_over(
     for act in (
         registry.read,
         lambda: registry.enter(REFS[1], AT),
+        lambda: registry.settle(AT),
         lambda: registry.promote(REFS[1], AT, "", REFS[0]),
         lambda: registry.rollback(AT, agrees),
     ):

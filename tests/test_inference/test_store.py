@@ -144,13 +144,14 @@ def test_a_model_that_was_not_fitted_or_a_system_that_is_no_name_is_not_kept(sto
 # -- in force ------------------------------------------------------------------------------------------------
 
 
-def test_the_first_registered_stays_in_force_and_what_stands_in_never_is(store: ModelStore, city: Panel) -> None:
+def test_the_chosen_one_stays_in_force_and_what_stands_in_never_is(store: ModelStore, city: Panel) -> None:
     assert store.in_force("small") is None
     assert store.register(fitted(city, "climatology"), "small")[1] is None
     assert store.in_force("small") is None
     assert store.serving("small").name == "climatology"
     first, alias = store.register(fitted(city, "persistence_delta", 24), "small", {"about.json": "{}"})
     assert (alias, (first / "about.json").read_text()) == ("champion", "{}")
+    store.settle("small")
     second, alias = store.register(fitted(city, "persistence_delta"), "small")
     assert alias == "challenger"
     assert store.in_force("small") == store.in_force("small", "persistence_delta") == first
@@ -161,14 +162,18 @@ def test_the_first_registered_stays_in_force_and_what_stands_in_never_is(store: 
     assert second != first
 
 
-def test_without_a_registry_the_newest_is_in_force_and_is_pinned_by_the_next(store: ModelStore, city: Panel) -> None:
+def test_without_a_registry_the_newest_is_in_force_and_is_written_down_by_the_next(
+    store: ModelStore, city: Panel
+) -> None:
     store.add(fitted(city, "persistence_delta", 24), "small")
     old = store.add(fitted(city, "persistence_delta"), "small")
     assert store.in_force("small") == old
     assert not store.registry("small").file.exists(), "reading changes nothing"
     newer, alias = store.register(fitted(city, "persistence_delta"), "small")
-    assert alias == "challenger"
-    assert store.in_force("small") == old != newer
+    assert (alias, store.in_force("small")) == ("champion", newer)
+    assert store.registry("small").read().previous == (Ref.of(old),), "one can go back to it"
+    store.registry("small").file.unlink()
+    assert store.settle("small").champion == Ref.of(newer)
 
 
 def test_a_version_is_found_by_what_tells_it_from_the_others(store: ModelStore, city: Panel) -> None:
@@ -195,7 +200,8 @@ def test_a_version_is_found_by_what_tells_it_from_the_others(store: ModelStore, 
 
 
 def test_pruning_keeps_what_is_in_force_challenges_or_can_be_gone_back_to(store: ModelStore, city: Panel) -> None:
-    made = [store.register(fitted(city, "persistence_delta"), "small")[0] for _ in range(6)]
+    made = [store.add(fitted(city, "persistence_delta"), "small") for _ in range(6)]
+    store.registry("small").enter(Ref.of(made[0]), datetime.now(UTC))
     registry, now = store.registry("small"), datetime.now(UTC)
     registry.promote(Ref.of(made[1]), now, "", Ref.of(made[0]))
     registry.enter(Ref.of(made[2]), now)

@@ -39,7 +39,7 @@ def begun(database: Database, settings: Settings, mood: Mood, days: int) -> Ref:
     """Days of that mood are stored, and a first champion is fitted on the first eight; who that is."""
     store_moods(database, mood, days)
     retrain(moody(settings, 8), database, SYSTEM, FIRST)
-    champion = standing(settings).champion
+    champion = ModelStore(settings.models_dir).settle(SYSTEM).champion
     assert champion
     return champion
 
@@ -153,13 +153,15 @@ def test_the_first_model_is_in_force_at_once_and_too_little_history_puts_none(
     outcome = challenge(moody(settings, 8), database, SYSTEM, START + 5 * DAY)
     assert outcome.promoted
     assert standing(settings).champion == Ref.of(outcome.trained[-1].folder)
-    assert [entry["event"] for entry in standing(settings).log] == ["first"]
+    assert not standing(settings).settled
 
 
 def test_a_store_of_before_there_was_a_registry_keeps_its_newest_model(settings: Settings, database: Database) -> None:
     """Even if the challenger loses: it is newer, and must not be in force by that."""
     old = begun(database, settings, sleeps_awhile, 22)
     ModelStore(settings.models_dir).registry(SYSTEM).file.unlink()
+    assert "needs 6d" in challenge(moody(settings, 8), database, SYSTEM, START + 10 * DAY).reason
+    assert not standing(settings).settled, "nothing was judged"
     outcome = challenge(moody(settings, 14, 7 * DAY), database, SYSTEM, START + 22 * DAY)
     assert not outcome.promoted
     assert standing(settings).champion == old

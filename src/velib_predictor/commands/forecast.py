@@ -38,8 +38,9 @@ def train(
 ) -> None:
     """Fit a model on the stored history and keep it under models/.
 
-    The first model of a system is in force at once. A later one is its challenger until it is promoted: by `velib
-    models promote`, which compares the two, or here with --promote. Climatology and persistence only stand in.
+    It is in force at once, until one was chosen for a system (`velib models promote`, or the nightly comparison of
+    `velib run`). From then on it is the challenger of that one, and --promote puts it in force all the same.
+    Climatology and persistence only stand in.
     """
     from dataclasses import asdict
     from datetime import UTC, datetime
@@ -71,7 +72,7 @@ def train(
                 model, spec, panel, end or from_micros(last), whose(database, system), f"velib train {model}"
             )
         folder, report, alias = keep(settings, system, made, beside(made, made_from))
-        if promote and alias != "champion":
+        if promote:
             put_in_force(settings, database, system, folder, datetime.now(UTC), force=True)
             alias = "champion"
     finally:
@@ -87,7 +88,7 @@ def train(
 
 _STANDS = {
     "champion": "it is in force",
-    "challenger": "another model is in force; `velib models promote` compares the two",
+    "challenger": "another model was chosen to be in force; `velib models promote` compares the two",
     None: "it stands in where the model in force has no answer",
 }
 

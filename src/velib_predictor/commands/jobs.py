@@ -123,9 +123,9 @@ def retrain(
 ) -> None:
     """Fit the configured model (forecast.train_model) anew on the newest history.
 
-    The first model is in force at once, a later one is a challenger. With --promote, which is what `velib run` does
-    every night, it is compared with the one in force on days that neither has seen, and takes its place if it wins;
-    that it does not is no failure.
+    It is in force at once, until one was chosen; then it is that one's challenger. With --promote, which is what `velib
+    run` does every night, it is compared with the one in force on days that neither has seen, and takes its place only
+    if it wins; that it does not is no failure.
     """
     from dataclasses import asdict
 

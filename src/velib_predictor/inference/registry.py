@@ -1,7 +1,8 @@
 """Which versions are in force: one small file a system, replaced as a whole; it needs nothing but a disk.
 
 `champion` is the version that forecasts, `challenger` the newest one that would like to, `previous` are the champions
-before, newest first. A system without a champion is forecast by the model that was trained last.
+before, newest first. Until somebody has decided (`settled`: a promotion, a rollback, a comparison), whatever is trained
+last is champion.
 """
 
 import fcntl
@@ -45,11 +46,15 @@ class ChangedError(VelibError):
 
 @dataclass(frozen=True)
 class Standing:
-    """What the file says. `log`: events, oldest first, as plain JSON values."""
+    """What the file says. `settled`: whether the champion was chosen, and is not only the newest.
+
+    `log`: events, oldest first, as plain JSON values.
+    """
 
     champion: Ref | None = None
     challenger: Ref | None = None
     previous: tuple[Ref, ...] = ()
+    settled: bool = False
     log: tuple[dict[str, Any], ...] = ()
 
     def kept(self) -> set[Ref]:
@@ -95,19 +100,30 @@ class Registry:
                 raise ValueError(f"layout {found['layout']}, this program reads {LAYOUT}")
             champion, challenger = _ref(found["champion"]), _ref(found["challenger"])
             previous = tuple(ref for entry in found["previous"] if (ref := _ref(entry)))
-            return Standing(champion, challenger, previous, tuple(found["log"]))
+            return Standing(champion, challenger, previous, bool(found["settled"]), tuple(found["log"]))
         except (ValueError, KeyError, TypeError) as error:
             raise self._damaged(error) from error
 
     def enter(self, ref: Ref, at: datetime) -> str:
-        """Take in a new training: as champion if there is none, else as challenger. Returns which."""
+        """Take in a new training: as challenger of a champion that was chosen, else as champion. Returns which."""
 
         def change(standing: Standing) -> Standing:
-            if standing.champion is None:
-                return replace(_logged(standing, "first", ref, at), champion=ref)
-            return replace(_logged(standing, "challenger", ref, at), challenger=ref)
+            if standing.settled and standing.champion:
+                return replace(_logged(standing, "challenger", ref, at), challenger=ref)
+            standing = _logged(standing, "newest", ref, at)
+            return replace(standing, champion=ref, previous=_before(standing, ref))
 
         return str(self._change(change).alias(ref))
+
+    def settle(self, at: datetime) -> Standing:
+        """Let the champion stay, whatever is trained after it."""
+
+        def change(standing: Standing) -> Standing:
+            if standing.settled or standing.champion is None:
+                return standing
+            return replace(_logged(standing, "settled", standing.champion, at), settled=True)
+
+        return self._change(change)
 
     def promote(self, ref: Ref, at: datetime, why: str, expected: Ref | None) -> Standing:
         """Put a version in force.
@@ -127,11 +143,10 @@ class Registry:
                     f"{self.system_id}: {there} is in force by now, not {expected or 'nothing'}; {ref} was not "
                     "promoted. Look again with `velib models list`"
                 )
-            older = [expected] if expected and expected != ref else []
-            previous = (*older, *(entry for entry in standing.previous if entry not in (ref, expected)))
             challenger = None if standing.challenger == ref else standing.challenger
             standing = _logged(standing, "promoted", ref, at, why)
-            return replace(standing, champion=ref, challenger=challenger, previous=previous[:KEPT])
+            previous = _before(standing, ref)
+            return replace(standing, champion=ref, challenger=challenger, previous=previous, settled=True)
 
         return self._change(change)
 
@@ -155,7 +170,7 @@ class Registry:
             back, *older = standing.previous
             check(back)
             standing = _logged(standing, "rolled back", back, at, f"from {standing.champion}")
-            return replace(standing, champion=back, previous=tuple(older))
+            return replace(standing, champion=back, previous=tuple(older), settled=True)
 
         return self._change(change)
 
@@ -181,6 +196,7 @@ class Registry:
             "champion": standing.champion and standing.champion._asdict(),
             "challenger": standing.challenger and standing.challenger._asdict(),
             "previous": [ref._asdict() for ref in standing.previous],
+            "settled": standing.settled,
             "log": standing.log[-KEPT:],
         }
         write_whole(self.file, json.dumps(content, ensure_ascii=False, indent=1))
@@ -217,6 +233,12 @@ def _ref(entry: dict[str, str] | None) -> Ref | None:
     if ref.model not in MODELS or "/" in ref.version or ref.version.startswith("."):
         raise ValueError(f"{str(ref)!r} is no version of a model")
     return ref
+
+
+def _before(standing: Standing, ref: Ref) -> tuple[Ref, ...]:
+    """Whom one can go back to when `ref` is in force, newest first."""
+    stack = (standing.champion, *standing.previous)
+    return tuple(other for other in stack if other and other != ref)[:KEPT]
 
 
 def _logged(standing: Standing, event: str, ref: Ref, at: datetime, why: str | None = None) -> Standing:

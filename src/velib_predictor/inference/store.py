@@ -31,22 +31,27 @@ class ModelStore:
     def register(
         self, model: Forecaster, system_id: str, files: Mapping[str, str] | None = None
     ) -> tuple[Path, str | None]:
-        """Save a fitted model: in force at once if it is the first, else as the challenger of what is.
+        """Save a fitted model: as challenger of one that was chosen to be in force, else in force at once.
 
         Returns its folder and "champion" or "challenger"; None for what only stands in.
         """
         if model.name in STAND_INS:
             return self.add(model, system_id, files), None
-        self.pin(system_id)
-        folder = self.add(model, system_id, files)
-        return folder, self.registry(system_id).enter(Ref.of(folder), datetime.now(UTC))
-
-    def pin(self, system_id: str) -> Standing:
-        """Say explicitly what is in force, where it was so only because it is the newest."""
         registry = self.registry(system_id)
-        if registry.read().champion is None and (newest := self.in_force(system_id)):
+        self._written_down(registry)
+        folder = self.add(model, system_id, files)
+        return folder, registry.enter(Ref.of(folder), datetime.now(UTC))
+
+    def settle(self, system_id: str) -> Standing:
+        """What is in force stays so, whatever is trained after it."""
+        registry = self.registry(system_id)
+        self._written_down(registry)
+        return registry.settle(datetime.now(UTC))
+
+    def _written_down(self, registry: Registry) -> None:
+        """A store of before there was a registry: what is its newest model is written down as such."""
+        if registry.read().champion is None and (newest := self.in_force(registry.system_id)):
             registry.enter(Ref.of(newest), datetime.now(UTC))
-        return registry.read()
 
     def add(self, model: Forecaster, system_id: str, files: Mapping[str, str] | None = None) -> Path:
         """Save a fitted model as the newest of its name; it is there as a whole or not at all.

@@ -85,7 +85,8 @@ def challenge(
     forecaster(name)  # an unknown one is refused before anything is read
     tell = progress or (lambda _phase, _done, _total: None)
     with alone(settings, system_id):
-        champion_ref = store.pin(system_id).champion
+        in_force = store.in_force(system_id)
+        champion_ref = Ref.of(in_force) if in_force else None
         tell(f"read {system_id}", 0, 1)
         panel, system = newest_panel(settings, database, system_id, now), whose(database, system_id)
 
@@ -111,6 +112,7 @@ def challenge(
             length = min(length, _unseen(store, system_id, champion_ref, champion, name, end))
         if length < LEAST:
             return Challenge(trained, False, _too_soon(champion_ref, champion, name, end))
+        store.settle(system_id)  # from here on it is judged, and being newer is no merit
         cut = EPOCH + (end - length - EPOCH) // spec.step * spec.step
         trial, made_from = fitted(name, cut)
         found = compare(panel, champion, trial, cut, end, progress=progress)
@@ -141,6 +143,8 @@ def promote(
 ) -> dict[str, Any] | None:
     """Put a version in force if it beats the one that is, on the days since both were fitted; returns the comparison.
 
+    None where nothing was compared: by force, or because it is in force already, and now stays so.
+
     Args:
         force: without comparing. What cannot be loaded or asked is refused all the same.
 
@@ -151,9 +155,12 @@ def promote(
     """
     store, ref = ModelStore(settings.models_dir), Ref.of(folder)
     model = check_usable(settings, system_id, folder)
-    champion_ref = store.pin(system_id).champion
+    chosen = store.registry(system_id).read().settled
+    champion_ref = store.settle(system_id).champion
     if champion_ref == ref:
-        raise NotPromotedError(f"{ref} is in force already")
+        if chosen:
+            raise NotPromotedError(f"{ref} is in force already")
+        return None  # it was so only because it is the newest; from now on it stays
     found = None
     if champion_ref and not force:
         champion, trouble = _usable(store, system_id, champion_ref, model.spec)

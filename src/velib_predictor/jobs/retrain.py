@@ -36,8 +36,8 @@ def retrain(
 ) -> list[Trained]:
     """Fit the stand-in and `forecast.train_model` on the last `forecast.train_days`.
 
-    The stand-in is in force at once, the model if it is the first; else it is the challenger of the one that is, until
-    it is promoted (`jobs.promote`). The model is the last of what is returned.
+    The stand-in is in force at once, and so is the model as long as nobody has chosen another one (`jobs.promote`);
+    then it is the challenger of that. The model is the last of what is returned.
 
     Raises:
         AlreadyRunningError: another process trains this system.
@@ -111,7 +111,7 @@ def fit(
 
 
 def keep(settings: Settings, system_id: str, model: Forecaster, files: dict[str, str]) -> Trained:
-    """Save a fitted model with its files; it is in force at once if it is the first."""
+    """Save a fitted model with its files: in force at once, or as challenger of the one that was chosen."""
     folder, alias = ModelStore(settings.models_dir).register(model, system_id, files)
     report = model.report
     assert report is not None  # noqa: S101 - it was saved
