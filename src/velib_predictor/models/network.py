@@ -31,7 +31,6 @@ Given = dict[str, npt.NDArray[Any]]
 Fitter = Callable[[Indices, Indices, int], tuple[bytes, float]]
 """(examples to learn from, examples to stop by, seed) -> ONNX file, score on the latter."""
 FOLDS = 3
-_SCORED_ROWS = 12_000
 _SHORT_DAYS = 14
 """History below which the network is small: a large one memorises a week (Vélib', 2024-11)."""
 
@@ -43,6 +42,7 @@ class Lesson:
     Attributes:
         train: the panel of training. size: docks in all, float32[station].
         tick: of the origins, int64[row]. rows, came: what the network is told, and what came.
+        sights: of each target, what features of training are read from.
         small: whether the history is so short that the network must be.
     """
 
@@ -51,6 +51,7 @@ class Lesson:
     tick: Indices
     rows: Rows
     came: Outcomes
+    sights: list[Sight]
     small: bool
 
 
@@ -59,6 +60,8 @@ class NetworkModel(Forecaster):
 
     most_rows: ClassVar[int] = 400_000
     epochs: ClassVar[int] = 12
+    scored_rows: ClassVar[int] = 12_000
+    """Held-out rows, at most, by which it is known when to stop."""
 
     def __init__(self, spec: ForecastSpec) -> None:
         super().__init__(spec)
@@ -73,7 +76,7 @@ class NetworkModel(Forecaster):
 
     @property
     def together(self) -> int:
-        """Rows that make an example: so many that follow each other share origin and station."""
+        """Rows that make an example: so many that follow each other share their origin (and station, as a model likes)."""
         return 1
 
     def columns(self) -> Indices | None:
@@ -115,7 +118,7 @@ class NetworkModel(Forecaster):
         days = len(np.unique(local.day[tick]))
         self.slots = 1 if not self.builders[0].knows_time else 24 if days < _SHORT_DAYS else 48
         rows = self._rows(raw, station, moments(local, np.stack([tick, tick + ahead], axis=1), self.slots), horizon)
-        reached = self._fit_networks(Lesson(train, sights[0].size, tick, rows, came, days < _SHORT_DAYS))
+        reached = self._fit_networks(Lesson(train, sights[0].size, tick, rows, came, sights, days < _SHORT_DAYS))
         return len(rows), {"rows": "origin x station x horizon", "folds": FOLDS, "days": days, "rps": reached}
 
     def _fit_networks(self, lesson: Lesson) -> list[float]:
@@ -133,7 +136,7 @@ class NetworkModel(Forecaster):
         self._files, reached = [], []
         for which in range(FOLDS):
             inside, outside = np.flatnonzero(fold != which), np.flatnonzero(fold == which)
-            file, score = fit(inside, random.permutation(outside)[: _SCORED_ROWS // self.together], which)
+            file, score = fit(inside, random.permutation(outside)[: self.scored_rows // self.together], which)
             self._files.append(file)
             reached.append(score)
         self._networks = [_session(file) for file in self._files]
