@@ -3,10 +3,11 @@
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 
 import pytest
 
-LEARNED = ("stid", "lstm", "champion")
+LEARNED = ("stid", "lstm", "gnn", "champion")
 """Models that are fitted with torch; served without it."""
 
 
@@ -14,17 +15,19 @@ def need_torch() -> None:
     """Skip the test where networks cannot be trained."""
     for module in ("torch", "lightning", "onnx", "onnxscript"):
         pytest.importorskip(module, reason=f"{module} is not installed (`make setup-deep`): no network is trained here")
+    if find_spec("torch_geometric") is None:  # not imported here: that takes seconds, and only one model needs it
+        pytest.skip("torch_geometric is not installed (`make setup-deep`): no network is trained here")
 
 
 def hide_torch(patch: pytest.MonkeyPatch) -> None:
     """As where torch is not installed."""
-    hidden = ("torch", "lightning", "onnx", "onnxscript")
+    hidden = ("torch", "torch_geometric", "lightning", "onnx", "onnxscript")
     for name in list(sys.modules):
         if name.split(".")[0] in hidden:
             patch.delitem(sys.modules, name)
     for name in hidden:
         patch.setitem(sys.modules, name, None)
-    for name in ("heads", "stid.fitting", "stid.model", "lstm.fitting", "lstm.model"):
+    for name in ("heads", "stid.fitting", "stid.model", "lstm.fitting", "lstm.model", "gnn.fitting", "gnn.model"):
         patch.delitem(sys.modules, f"velib_predictor.models.{name}", raising=False)
 
 

@@ -76,7 +76,7 @@ class NetworkModel(Forecaster):
 
     @property
     def together(self) -> int:
-        """Rows that make an example: so many that follow each other share their origin (and station, as a model likes)."""
+        """Rows that make an example: so many that follow each other share their origin."""
         return 1
 
     def columns(self) -> Indices | None:

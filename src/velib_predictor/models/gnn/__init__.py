@@ -1,1 +1,1 @@
-"""GNN: what each station's last hours held beyond the usual is passed along a graph of stations, then joined as in STID."""
+"""GNN: each station's last hours are passed along graphs of stations, then joined with what STID is told."""

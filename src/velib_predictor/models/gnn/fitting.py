@@ -25,6 +25,7 @@ _SMALL: dict[str, Any] = {
 }  # fmt: skip
 EXTRA: dict[str, Any] = {}
 
+
 def fit_fold(
     signals: Signals, graphs: Sequence[Graph], told: Examples, came: Outcomes, held_out: Examples, held_came: Outcomes,
     *, horizons: int, slots: int, small: bool, epochs: int, seed: int,

@@ -1,7 +1,7 @@
 """The network: the last hours of each station, passed along graphs of stations, then joined with what STID is told.
 
-Time first, then space (as in Cini, Marisca, Bianchi and Alippi, "Taming Local Effects in Graph-based Spatiotemporal
-Forecasting", NeurIPS 2023): each station's hours become one vector, and only these are passed along. An origin is
+Time first, then graph, after Gao and Ribeiro, "On the Equivalence Between Temporal and Static Equivariant Graph
+Representations", ICML 2022: each station's hours become one vector, and only these are passed along. An origin is
 encoded once for all horizons.
 """
 
@@ -67,7 +67,7 @@ class Neighbours(MessagePassing):
 
 
 class GraphLayer(nn.Module):
-    """A residual layer; [station, origin, width] -> the same. What is not known of neighbours is left out of the mean."""
+    """A residual layer, [station, origin, width] -> the same. Neighbours of whom nothing is known are left out."""
 
     def __init__(self, width: int, graphs: int, dropout: float) -> None:
         super().__init__()
@@ -139,7 +139,7 @@ class Gnn(nn.Module):
     def decode(
         self, nodes: Tensor, station: Tensor, features: Tensor, slot: Tensor, day: Tensor, unit: Tensor
     ) -> Tensor:
-        """Parameters of rows [row, horizon, output, 3, component]; nodes [row, width], station [row], the others alike."""
+        """Parameters [row, horizon, output, 3, component]; nodes [row, width], station [row], the rest as served."""
         here = self.here(torch.cat([nodes, self.station(station)], dim=1))  # [row, width]
         _, told = _told(features)
         there = self.there(torch.cat([told, self.slot(slot).flatten(2), self.day(day).flatten(2)], dim=2))

@@ -99,6 +99,6 @@ def draw(train: Panel, spec: ForecastSpec, most: int, together: int, seed: int =
 
 
 def some_of(usable: npt.NDArray[np.bool_], together: int, random: np.random.Generator) -> Indices:
-    """Places of usable ones in each row at random, int64[row, `together`]; where there are fewer, one more than once."""
+    """Usable places of each row at random, int64[row, `together`]; where there are fewer, one more than once."""
     order = np.argsort(random.random(usable.shape) + ~usable, axis=1)[:, :together]  # usable ones first
     return np.where(np.take_along_axis(usable, order, axis=1), order, order[:, :1])
