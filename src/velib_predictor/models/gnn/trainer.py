@@ -54,6 +54,11 @@ class Gnn(NetworkModel):
     def _horizons(self) -> int:
         return min(self.horizons_each, len(self.spec.horizons))
 
+    @property
+    def lookback(self) -> int:
+        """See `Forecaster`."""
+        return max(super().lookback, self.lags[-1])
+
     def _draw(self, train: Panel) -> tuple[Indices, Indices, Indices]:
         self._drawn = min(self.stations_each, len(train.stations))
         return draw(train, self.spec, self.most_rows, self._drawn, self._horizons)
