@@ -3,6 +3,7 @@
 What nodes are told is read from one array of the whole panel, through views: windows are cut an origin at a time.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -44,23 +45,24 @@ class Examples:
         shape = (-1, stations, horizons)
         return cls(
             tick[:: stations * horizons], rows.station.reshape(shape)[:, :, 0],
-            *(part.reshape(*shape, part.shape[1]) for part in (rows.features, rows.slot, rows.day, rows.unit)),
+            rows.features.reshape(*shape, rows.features.shape[1]), rows.slot.reshape(*shape, 2),
+            rows.day.reshape(*shape, 2), rows.unit.reshape(*shape, rows.unit.shape[1]),
         )  # fmt: skip
 
     def take(self, places: Indices) -> "Examples":
-        """Some of the examples."""
-        return Examples(*(part[places] for part in self.parts()))
-
-    def parts(self) -> tuple[npt.NDArray[np.generic], ...]:
-        """All arrays, in the order of the attributes."""
-        return self.tick, self.station, self.features, self.slot, self.day, self.unit
+        """Some of them."""
+        return Examples(
+            self.tick[places], self.station[places], self.features[places], self.slot[places], self.day[places],
+            self.unit[places],
+        )  # fmt: skip
 
 
 def outcomes_of(came: Outcomes, stations: int, horizons: int) -> Outcomes:
     """Outcomes of examples: now, truth, known [example, station, horizon, target], k [example, station, horizon]."""
-    shape = (-1, stations, horizons)
-    now, truth, known = (part.reshape(*shape, part.shape[1]) for part in (came.now, came.truth, came.known))
-    return Outcomes(now, truth, known, came.k.reshape(shape))
+    shape = (-1, stations, horizons, came.now.shape[1])
+    return Outcomes(
+        came.now.reshape(shape), came.truth.reshape(shape), came.known.reshape(shape), came.k.reshape(shape[:3])
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,7 +84,7 @@ class Signals:
 
     @classmethod
     def of(
-        cls, panel: Panel, channels: tuple[int, ...], usual: list[npt.NDArray[np.floating]], size: Floats,
+        cls, panel: Panel, channels: list[int], usual: Sequence[npt.NDArray[np.floating]], size: Floats,
         lags: tuple[int, ...],
     ) -> "Signals":  # fmt: skip
         """From a panel and the usual changes of each channel, summed up to each tick, [tick, station]."""
@@ -104,7 +106,8 @@ class Signals:
         window = self.windows[ticks]  # [origin, station, channel, back]
         change = window[..., last:] - window[..., [last - lag for lag in self.lags]]
         parts = np.concatenate([self.counts[ticks][..., None], _GAIN * change], axis=3) / size
-        return np.clip(parts.reshape(*parts.shape[:2], -1), -CLIP, CLIP).transpose(1, 0, 2)
+        signals = np.clip(parts.reshape(*parts.shape[:2], -1), -CLIP, CLIP).transpose(1, 0, 2)
+        return np.asarray(signals, dtype=np.float32)
 
 
 def draw(
@@ -126,11 +129,11 @@ def draw(
     pool = np.repeat(np.arange(len(train)), each)
     tick = np.sort(random.permutation(pool)[: max(most // (stations * horizons), 1)])
     turn = np.arange(len(tick)) - np.searchsorted(tick, tick)  # of examples of the same tick
-    station = np.empty((len(tick), stations), dtype=np.int64)
+    drawn = np.empty((len(tick), stations), dtype=np.int64)
     for example, (at, which) in enumerate(zip(tick.tolist(), turn.tolist(), strict=True)):
         if which == 0:
             order = random.permutation(np.flatnonzero(usable[at]))
-        station[example] = np.take(order, np.arange(which * stations, (which + 1) * stations), mode="wrap")
-    tick, station = np.repeat(tick, stations), station.ravel()
+        drawn[example] = np.take(order, np.arange(which * stations, (which + 1) * stations), mode="wrap")
+    tick, station = np.repeat(tick, stations), drawn.ravel()
     horizon = some_of(came[tick, station], horizons, random)
     return np.repeat(tick, horizons), np.repeat(station, horizons), horizon.ravel()

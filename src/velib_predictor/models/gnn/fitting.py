@@ -71,8 +71,9 @@ def csr(graph: Graph) -> Tensor:
 
 
 def tensors(told: Examples) -> list[Tensor]:
-    """The examples' arrays."""
-    return [torch.from_numpy(part) for part in told.parts()]
+    """Tick, station, features, slot, day, unit."""
+    parts = (told.tick, told.station, told.features, told.slot, told.day, told.unit)
+    return [torch.from_numpy(part) for part in parts]
 
 
 def answer(network: nn.Module, signals: Signals, edges: Sequence[Tensor], batch: Batch) -> Tensor:
@@ -84,11 +85,12 @@ def answer(network: nn.Module, signals: Signals, edges: Sequence[Tensor], batch:
     if network.training and network.config.station_dropout:
         hidden = torch.rand(number.shape) < network.config.station_dropout
         number = torch.where(hidden, network.config.stations, number)
-    when = (part[:, 0, 0, 0].expand(number.shape) for part in (slot, day))
-    encoded = network.encode(nodes, number, *when, edges)  # [node, example, width]
+    begun, today = (part[:, 0, 0, 0].expand(number.shape) for part in (slot, day))  # all have the origin's
+    encoded = network.encode(nodes, number, begun, today, edges)  # [node, example, width]
     which = torch.arange(len(tick))[:, None]
     rows = [encoded[station, which], number[station, which], features, slot, day, unit]
-    return network.decode(*(part.flatten(0, 1) for part in rows)).unflatten(0, station.shape)
+    parameters = network.decode(*(part.flatten(0, 1) for part in rows))
+    return parameters.reshape(*station.shape, *parameters.shape[1:])
 
 
 def _example(signals: Signals, graphs: Sequence[Graph], asked: Batch, horizons: int) -> list[Tensor]:

@@ -50,8 +50,8 @@ class Graph:
         order = np.argsort(np.where(there, self.near, len(self.near)), axis=1, kind="stable")
         kept = np.take_along_axis(there, order, axis=1)
         pointers = np.concatenate([[0], np.cumsum(there.sum(axis=1))])
-        columns, values = (np.take_along_axis(part, order, axis=1)[kept] for part in (self.near, self.weight))
-        return pointers, columns, values
+        columns, values = np.take_along_axis(self.near, order, axis=1), np.take_along_axis(self.weight, order, axis=1)
+        return pointers, columns[kept], values[kept]
 
     def at(self, places: Indices, stations: Stations) -> "Graph":
         """The graph of another set of stations, who hear those of them that they did hear, and new ones the nearest.

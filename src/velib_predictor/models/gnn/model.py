@@ -48,7 +48,7 @@ class GnnConfig:
     station_dropout: float = 0.1
 
 
-class Neighbours(MessagePassing):
+class Neighbours(MessagePassing):  # type: ignore[misc]
     """The weighted sum over neighbours; [station, column] -> [station, column]."""
 
     def __init__(self) -> None:
@@ -60,10 +60,13 @@ class Neighbours(MessagePassing):
             summed: Tensor = self.propagate(edges, values=values)
             return summed
         near, weight = edges
-        return (values[near] * weight[..., None]).sum(dim=1)
+        gathered: Tensor = (values[near] * weight[..., None]).sum(dim=1)
+        return gathered
 
     def message_and_aggregate(self, edge_index: Tensor, values: Tensor) -> Tensor:
-        return spmm(edge_index, values, "sum")
+        """See PyTorch Geometric: no message is laid down for each edge."""
+        product: Tensor = spmm(edge_index, values, "sum")
+        return product
 
 
 class GraphLayer(nn.Module):

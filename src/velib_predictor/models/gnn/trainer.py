@@ -26,11 +26,11 @@ class Gnn(NetworkModel):
     """Networks that pass the last hours of stations along graphs, with all that STID is told."""
 
     name = "gnn"
-    neighbours: ClassVar[int] = 12
+    neighbours: ClassVar[int] = 24
     scored_rows: ClassVar[int] = 24_000
-    stations_each: ClassVar[int] = 64
+    stations_each: ClassVar[int] = 256
     """Stations of an example whose truths are learned; the others are its nodes alone."""
-    horizons_each: ClassVar[int] = 4
+    horizons_each: ClassVar[int] = 1
     cut: ClassVar[bool] = False
 
     def __init__(self, spec: ForecastSpec) -> None:
@@ -85,7 +85,7 @@ class Gnn(NetworkModel):
     def _given(self, rows: Rows, seen: Panel, size: Floats) -> Given:
         last = seen.between(max(len(seen) - 1 - self.lags[-1], 0), len(seen))
         local, places = local_time(last.ticks, last.timezone), self.places(seen)
-        usual: list[npt.NDArray[np.floating]] = []
+        usual = []
         for builder in self.builders:
             assert builder.profile is not None  # noqa: S101 - for the type checker
             usual.append(np.cumsum(builder.profile.at(local, places)[CHANGE], axis=0, dtype=np.float64))
