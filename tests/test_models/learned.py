@@ -40,5 +40,7 @@ def tiny_networks(rows: int = 4_000, epochs: int = 2, folds: int = 3) -> Iterato
         patch.setattr("velib_predictor.models.network.NetworkModel.most_rows", rows)
         patch.setattr("velib_predictor.models.network.NetworkModel.epochs", epochs)
         patch.setattr("velib_predictor.models.network.FOLDS", folds)
-        patch.setattr(fitting, "SMALL", {"width": 8, "blocks": 1, "station_width": 2, "time_width": 2})
+        sizes = {"width": 8, "blocks": 1, "station_width": 2, "time_width": 2}
+        patch.setattr(fitting, "SMALL", sizes)
+        patch.setattr("velib_predictor.models.gnn.trainer.Gnn.small", {"node_width": 4, **sizes})
         yield

@@ -1,7 +1,7 @@
 """The part of the GNN that needs torch and PyTorch Geometric: one network fitted and written as ONNX."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -18,28 +18,24 @@ with warnings.catch_warnings():
     from velib_predictor.models.gnn.model import Gnn, GnnConfig
 
 NAMES = ("signals", "near", "weight", "features", "station", "slot", "day", "unit")
-BATCH = 8
+_BATCH = 4
 """Origins a step."""
-_SMALL: dict[str, Any] = {
-    "node_width": 24, "width": 48, "blocks": 1, "station_width": 6, "time_width": 4, "dropout": 0.2,
-}  # fmt: skip
-EXTRA: dict[str, Any] = {}
 
 
 def fit_fold(
     signals: Signals, graphs: Sequence[Graph], told: Examples, came: Outcomes, held_out: Examples, held_came: Outcomes,
-    *, horizons: int, slots: int, small: bool, epochs: int, seed: int,
+    *, horizons: int, slots: int, sizes: Mapping[str, Any], epochs: int, seed: int,
 ) -> tuple[bytes, float]:  # fmt: skip
     """A network fitted on examples, stopped where it is best on held-out ones: its ONNX file, and its RPS there.
 
     Args:
         signals: of all stations and ticks; those of a batch are cut from it.
-        horizons: how many it will be asked for at once.
+        horizons: how many it will be asked for at once. sizes: of the network, by the names of `GnnConfig`.
     """
     probe = signals.at(told.tick[:1])
     config = GnnConfig(
         probe.shape[2], told.features.shape[3], len(graphs), len(probe), slots, came.now.shape[3],
-        **{**(_SMALL if small else {}), **EXTRA},
+        **sizes,
     )  # fmt: skip
     torch.manual_seed(seed)
     network = Gnn(config)
@@ -52,12 +48,12 @@ def fit_fold(
     @torch.no_grad()
     def score(module: nn.Module) -> float:
         parts = [
-            answer(module, signals, edges, [part[first : first + BATCH] for part in asked])
-            for first in range(0, len(held_out.tick), BATCH)
+            answer(module, signals, edges, [part[first : first + _BATCH] for part in asked])
+            for first in range(0, len(held_out.tick), _BATCH)
         ]
         return rps_of(torch.cat(parts), asked[-1], outcome)
 
-    budget = Budget(epochs=epochs, batch=BATCH, seed=seed)
+    budget = Budget(epochs=epochs, batch=_BATCH, seed=seed)
     reached = fit_network(network, [*tensors(told), *tensors_of(came)], loss, score, budget)
     return as_onnx(network, _example(signals, graphs, asked, horizons), NAMES), reached
 

@@ -31,7 +31,10 @@ class Gnn(NetworkModel):
     stations_each: ClassVar[int] = 256
     """Stations of an example whose truths are learned; the others are its nodes alone."""
     horizons_each: ClassVar[int] = 1
-    cut: ClassVar[bool] = False
+    small: ClassVar[dict[str, Any]] = {
+        "node_width": 24, "width": 48, "blocks": 1, "station_width": 6, "time_width": 4, "dropout": 0.2,
+    }  # fmt: skip
+    """Sizes where the history is short."""
 
     def __init__(self, spec: ForecastSpec) -> None:
         super().__init__(spec)
@@ -68,8 +71,6 @@ class Gnn(NetworkModel):
 
         train = lesson.train
         self.graphs, self._around = graphs_of(train, self.spec.channels[0], self.largest > 0, self.neighbours), None
-        if self.cut:
-            self.graphs = [Graph(g.near, np.zeros_like(g.weight)) for g in self.graphs]
         signals = Signals.of(train, self.spec.channels, [s.change for s in lesson.sights], lesson.size, self.lags)
         shape = (self._drawn, self._horizons)
         told, came = Examples.of(lesson.rows, lesson.tick, *shape), outcomes_of(lesson.came, *shape)
@@ -77,7 +78,8 @@ class Gnn(NetworkModel):
         def fit(inside: Indices, held_out: Indices, seed: int) -> tuple[bytes, float]:
             return fit_fold(
                 signals, self.graphs, told.take(inside), came.take(inside), told.take(held_out), came.take(held_out),
-                horizons=len(self.spec.horizons), slots=self.slots, small=lesson.small, epochs=self.epochs, seed=seed,
+                horizons=len(self.spec.horizons), slots=self.slots, sizes=self.small if lesson.small else {},
+                epochs=self.epochs, seed=seed,
             )  # fmt: skip
 
         return fit
