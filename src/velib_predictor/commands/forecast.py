@@ -38,6 +38,7 @@ def train(
     """Fit a model on the stored history and keep it under models/."""
     from dataclasses import asdict
 
+    from velib_predictor.config.models import load_model_settings
     from velib_predictor.data.panel import Panel
     from velib_predictor.inference.store import ModelStore
     from velib_predictor.models.base import forecaster
@@ -45,7 +46,7 @@ def train(
 
     settings = start(config, db)
     spec = specification(step, horizons, targets)
-    made = forecaster(model)(spec)
+    made = forecaster(model)(spec, load_model_settings(settings.models_file))
     end = parse_time(until) if until else None
     age = parse_duration(tolerance) if tolerance else None
     database = open_database(settings)
@@ -156,6 +157,7 @@ def backtest(
     as_json: Json = False,
 ) -> None:
     """Fit models on one period and judge them, tick by tick, on a later one, all on the same rows."""
+    from velib_predictor.config.models import load_model_settings
     from velib_predictor.evaluation.evaluator import Protocol, load
     from velib_predictor.evaluation.evaluator import backtest as judge
     from velib_predictor.evaluation.report import as_table, report
@@ -166,8 +168,8 @@ def backtest(
     settings = start(config, db)
     spec = specification(step, horizons, targets)
     names = [name.strip() for name in models.split(",") if name.strip()]
-    for name in names:
-        forecaster(name)  # an unknown one is refused before anything is read
+    recipe = load_model_settings(settings.models_file)
+    chosen: list[Forecaster] = [forecaster(name)(spec, recipe) for name in names]  # an unknown one is refused now
     if forecasts_out:
         check_name(forecasts_out)
     protocol = Protocol(
@@ -185,7 +187,6 @@ def backtest(
         panel = load(database, system, protocol)
     finally:
         database.close()
-    chosen: list[str | Forecaster] = [*names]
     if truth is not None:
         from velib_predictor.commands.truth import Truth
 

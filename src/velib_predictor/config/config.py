@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-import yaml
 from dotenv import dotenv_values
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
@@ -21,6 +20,7 @@ from sqlalchemy import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
 from velib_predictor.config.explain import ENV_PREFIX, Variable, explain, explain_unknown, place
+from velib_predictor.config.yaml_file import read_yaml
 from velib_predictor.utils.errors import SettingsError, UsageError
 from velib_predictor.utils.temporal import DURATION_FORM, parse_duration
 
@@ -243,6 +243,8 @@ class Settings(BaseSettings):
     """Where the embedded database and the raw archive live."""
     models_dir: Path = Path("models")
     """Where fitted models live."""
+    models_file: Path | None = None
+    """How models are made; empty is config/model_config.yaml where it exists, else the defaults."""
     database_url: str = Field(default_factory=_embedded_database)
     """SQLAlchemy address, without a password in the file; DATABASE_URL or DB_* in the environment come first. Empty
     is velib.db in `data_dir`."""
@@ -296,7 +298,7 @@ def load_settings(file: Path | None = None, *, db: str | None = None) -> Setting
         SettingsError: a key is unknown or a value not allowed; the message names file, key, value and what is.
     """
     path = file or DEFAULT_FILE
-    in_file = _read_yaml(path, required=file is not None)
+    in_file = read_yaml(path, required=file is not None)
     variables = _read_variables()
     if unknown := explain_unknown(in_file, Settings, path, variables):
         raise SettingsError(unknown)
@@ -315,29 +317,6 @@ def load_settings(file: Path | None = None, *, db: str | None = None) -> Setting
         _check_database_url(url, "--db" if db else str(variables.get("DATABASE_URL", "DB_*")))
         settings = settings.model_copy(update={"database_url": url})
     return settings
-
-
-def _read_yaml(path: Path, *, required: bool) -> dict[str, Any]:
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        if required:
-            raise SettingsError(f"the settings file {path} does not exist") from None
-        return {}
-    except OSError as error:
-        raise SettingsError(f"{path} cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        raise SettingsError(f"{path} is not UTF-8 text (byte {error.start}); save it as UTF-8") from None
-    except yaml.MarkedYAMLError as error:  # its own text quotes the line, which may hold a secret
-        line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise SettingsError(f"{path}{line} is not valid YAML: {error.problem}") from None
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date such as 2024-13-01
-        raise SettingsError(f"{path} is not valid YAML: {error}") from None
-    if content is None:
-        return {}
-    if not isinstance(content, dict):
-        raise SettingsError(f"{path}: expected `key: value` lines, found {type(content).__name__}")
-    return {key: value for key, value in content.items() if value is not None}
 
 
 def _read_variables() -> dict[str, Variable]:

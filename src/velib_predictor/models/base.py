@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from velib_predictor import __version__
+from velib_predictor.config.models import ModelSettings
 from velib_predictor.data.calendar import local_time
 from velib_predictor.data.panel import BIKES, DOCKS, Panel, Ticks
 from velib_predictor.forecast.forecast import Forecast, ForecastSpec
@@ -39,6 +40,8 @@ MODELS: Mapping[str, str] = {
 """Where each model's class is; imported when it is asked for."""
 
 Arrays = dict[str, npt.NDArray[Any]]
+DEFAULTS = ModelSettings()
+"""What models are made with where nothing else is said."""
 
 
 class HistoryError(VelibError):
@@ -84,8 +87,9 @@ class Forecaster(ABC):
     least_days: ClassVar[float] = 0.25
     """Days of training history without which there is nothing to learn from."""
 
-    def __init__(self, spec: ForecastSpec) -> None:
+    def __init__(self, spec: ForecastSpec, settings: ModelSettings | None = None) -> None:
         self.spec = spec
+        self.settings = settings or DEFAULTS
         self.report: FitReport | None = None
         self.stations: tuple[str, ...] = ()
         self.largest: npt.NDArray[np.int16] = np.zeros(0, dtype=np.int16)  # [station]: largest total in training

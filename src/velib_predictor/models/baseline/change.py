@@ -12,6 +12,7 @@ from typing import Any, ClassVar, NamedTuple, Protocol, Self
 import numpy as np
 import numpy.typing as npt
 
+from velib_predictor.config.models import ModelSettings
 from velib_predictor.data.calendar import local_time
 from velib_predictor.data.feature_engineering import FeatureBuilder, Sight
 from velib_predictor.data.panel import Panel
@@ -74,8 +75,8 @@ class ChangeModel(Forecaster):
     most_rows: ClassVar[int]
     """Rows that a target's regressions learn from, drawn evenly over the horizons."""
 
-    def __init__(self, spec: ForecastSpec) -> None:
-        super().__init__(spec)
+    def __init__(self, spec: ForecastSpec, settings: ModelSettings | None = None) -> None:
+        super().__init__(spec, settings)
         check_divides_a_day(self.name, spec)
         self.targets: list[TargetModel] = []
 

@@ -12,57 +12,12 @@ import numpy.typing as npt
 from velib_predictor.data.panel import Panel
 from velib_predictor.forecast.forecast import ForecastSpec
 from velib_predictor.models.lstm.dataset import some_of
-from velib_predictor.models.stid.dataset import CLIP, Outcomes, Rows
+from velib_predictor.models.stid.dataset import CLIP
 
 Floats = npt.NDArray[np.float32]
 Indices = npt.NDArray[np.int64]
 _GAIN = 4.0
 """Shares of a station's size that change within hours are about a quarter."""
-
-
-@dataclass(frozen=True, eq=False)
-class Examples:
-    """What the network is told of origins.
-
-    Attributes:
-        tick: of the origin, int64[example].
-        station: those that are forecast, places in the graph, int64[example, station].
-        features: standardised, NaN where not known, float32[example, station, horizon, feature].
-        slot, day: of the origin and of the target, int64[example, station, horizon, moment].
-        unit: typical change, float32[example, station, horizon, target].
-    """
-
-    tick: Indices
-    station: Indices
-    features: Floats
-    slot: Indices
-    day: Indices
-    unit: Floats
-
-    @classmethod
-    def of(cls, rows: Rows, tick: Indices, stations: int, horizons: int) -> "Examples":
-        """From rows [example x station x horizon] and their origins, int64[row]."""
-        shape = (-1, stations, horizons)
-        return cls(
-            tick[:: stations * horizons], rows.station.reshape(shape)[:, :, 0],
-            rows.features.reshape(*shape, rows.features.shape[1]), rows.slot.reshape(*shape, 2),
-            rows.day.reshape(*shape, 2), rows.unit.reshape(*shape, rows.unit.shape[1]),
-        )  # fmt: skip
-
-    def take(self, places: Indices) -> "Examples":
-        """Some of them."""
-        return Examples(
-            self.tick[places], self.station[places], self.features[places], self.slot[places], self.day[places],
-            self.unit[places],
-        )  # fmt: skip
-
-
-def outcomes_of(came: Outcomes, stations: int, horizons: int) -> Outcomes:
-    """Outcomes of examples: now, truth, known [example, station, horizon, target], k [example, station, horizon]."""
-    shape = (-1, stations, horizons, came.now.shape[1])
-    return Outcomes(
-        came.now.reshape(shape), came.truth.reshape(shape), came.known.reshape(shape), came.k.reshape(shape[:3])
-    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,14 +65,12 @@ class Signals:
         return np.asarray(signals, dtype=np.float32)
 
 
-def draw(
-    train: Panel, spec: ForecastSpec, most: int, stations: int, horizons: int, seed: int = 0
-) -> tuple[Indices, Indices, Indices]:
+def draw(train: Panel, spec: ForecastSpec, most: int, stations: int, seed: int = 0) -> tuple[Indices, Indices, Indices]:
     """Examples of training at random: tick, station, and place of the horizon, int64[row].
 
-    `stations` x `horizons` rows each, of one origin. Origins are open, observed and trusted for some target, and so is
-    the truth. Where there are fewer stations or truths, one is there more than once; no more examples of an origin are
-    drawn than it has stations for.
+    An example is `stations` rows of one origin, a horizon each: horizons of one station have much in common, and rows
+    are few. Origins are open, observed and trusted for some target, and so is the truth. Where there are fewer
+    stations, some are there more than once; no more examples of an origin are drawn than it has stations for.
     """
     random = np.random.default_rng(seed)
     seen = train.observed[:, :, spec.channels].any(axis=2) & train.trusted  # [tick, station]
@@ -127,7 +80,7 @@ def draw(
     usable = seen & train.open & came.any(axis=2)
     each = -(-usable.sum(axis=1) // stations)  # examples that a tick is good for
     pool = np.repeat(np.arange(len(train)), each)
-    tick = np.sort(random.permutation(pool)[: max(most // (stations * horizons), 1)])
+    tick = np.sort(random.permutation(pool)[: max(most // stations, 1)])
     turn = np.arange(len(tick)) - np.searchsorted(tick, tick)  # of examples of the same tick
     drawn = np.empty((len(tick), stations), dtype=np.int64)
     for example, (at, which) in enumerate(zip(tick.tolist(), turn.tolist(), strict=True)):
@@ -135,5 +88,4 @@ def draw(
             order = random.permutation(np.flatnonzero(usable[at]))
         drawn[example] = np.take(order, np.arange(which * stations, (which + 1) * stations), mode="wrap")
     tick, station = np.repeat(tick, stations), drawn.ravel()
-    horizon = some_of(came[tick, station], horizons, random)
-    return np.repeat(tick, horizons), np.repeat(station, horizons), horizon.ravel()
+    return tick, station, some_of(came[tick, station], 1, random)[:, 0]

@@ -1,61 +1,66 @@
-"""The part of the GNN that needs torch and PyTorch Geometric: one network fitted and written as ONNX."""
+"""The part of the GNN that needs torch and PyTorch Geometric."""
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from velib_predictor.models.gnn.dataset import Examples, Signals
+from velib_predictor.models.fitting import Fitting
+from velib_predictor.models.gnn.dataset import Signals
 from velib_predictor.models.gnn.graph_builder import Graph
 from velib_predictor.models.stid.dataset import Outcomes
-from velib_predictor.models.stid.fitting import as_onnx, loss_of, rps_of, tensors_of
-from velib_predictor.training.trainer import Batch, Budget, fit_network
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # it scripts at its import, which torch calls deprecated
-    from velib_predictor.models.gnn.model import Gnn, GnnConfig
-
-NAMES = ("signals", "near", "weight", "features", "station", "slot", "day", "unit")
-_BATCH = 4
-"""Origins a step."""
+    from velib_predictor.models.gnn.model import Gnn, Learner
 
 
-def fit_fold(
-    signals: Signals, graphs: Sequence[Graph], told: Examples, came: Outcomes, held_out: Examples, held_came: Outcomes,
-    *, horizons: int, slots: int, sizes: Mapping[str, Any], epochs: int, seed: int,
-) -> tuple[bytes, float]:  # fmt: skip
-    """A network fitted on examples, stopped where it is best on held-out ones: its ONNX file, and its RPS there.
+class GnnFitting(Fitting):
+    """Fits the GNN's networks. See `Fitting`.
 
     Args:
-        signals: of all stations and ticks; those of a batch are cut from it.
-        horizons: how many it will be asked for at once. sizes: of the network, by the names of `GnnConfig`.
+        told: tick [example], and the rest as STID is told of it, [example, station, ...]: an example is an origin.
+        signals: of all stations and ticks; those of a batch are cut from it. graphs: of all stations.
+        slots: of the local day.
     """
-    probe = signals.at(told.tick[:1])
-    config = GnnConfig(
-        probe.shape[2], told.features.shape[3], len(graphs), len(probe), slots, came.now.shape[3],
-        **sizes,
-    )  # fmt: skip
-    torch.manual_seed(seed)
-    network = Gnn(config)
-    edges = [csr(graph) for graph in graphs]
-    asked, outcome = tensors(held_out), tensors_of(held_came)
 
-    def loss(module: nn.Module, batch: Batch) -> Tensor:
-        return loss_of(answer(module, signals, edges, batch[:-4]), batch[-4:])
+    names = ("signals", "near", "weight", "here", "there", "station", "slots", "days", "unit")
 
-    @torch.no_grad()
-    def score(module: nn.Module) -> float:
-        parts = [
-            answer(module, signals, edges, [part[first : first + _BATCH] for part in asked])
-            for first in range(0, len(held_out.tick), _BATCH)
-        ]
-        return rps_of(torch.cat(parts), asked[-1], outcome)
+    def __init__(
+        self, told: Sequence[npt.NDArray[Any]], came: Outcomes, *args: Any, signals: Signals, graphs: Sequence[Graph],
+        slots: int,
+    ) -> None:  # fmt: skip
+        super().__init__(told, came, *args)
+        self.signals, self.graphs, self.slots = signals, graphs, slots
 
-    budget = Budget(epochs=epochs, batch=_BATCH, seed=seed)
-    reached = fit_network(network, [*tensors(told), *tensors_of(came)], loss, score, budget)
-    return as_onnx(network, _example(signals, graphs, asked, horizons), NAMES), reached
+    def network(self) -> Learner:
+        """See `Fitting`."""
+        columns = self.signals.at(np.zeros(1, dtype=np.int64)).shape[2], len(self.graphs)
+        here, there = self.told[1].shape[2], self.told[2].shape[3]
+        known = len(self.signals.size), self.slots, self.came[0].shape[-1]
+        return Learner(Gnn(*columns, here, there, *known, self.settings), [csr(graph) for graph in self.graphs])
+
+    def asked(self, told: Sequence[Tensor]) -> list[Tensor]:
+        """See `Fitting`."""
+        tick, *rest = told
+        return [torch.from_numpy(self.signals.at(tick.cpu().numpy())).to(rest[0].device), *rest]
+
+    def few(self) -> list[Tensor]:
+        """See `Fitting`: of a few stations of an origin, who hear only the first."""
+        count = len(self.signals.size)
+        signals, *rest = self.asked([part[:1] for part in self.told])
+        some = torch.arange(4)
+        near = torch.zeros(4, len(self.graphs), self.graphs[0].near.shape[1], dtype=torch.long)
+        rows = [part[0, some % part.shape[1]].contiguous() for part in rest]
+        return [signals[some % count, 0].contiguous(), near, torch.ones(near.shape), *rows]
+
+    def export(self, networks: Sequence[nn.Module]) -> bytes:
+        """See `Fitting`."""
+        return super().export([network.network for network in networks if isinstance(network, Learner)])
 
 
 def csr(graph: Graph) -> Tensor:
@@ -64,38 +69,3 @@ def csr(graph: Graph) -> Tensor:
         warnings.simplefilter("ignore")  # of CSR, that it is young
         pointers, columns, values = (torch.from_numpy(part) for part in graph.csr())
         return torch.sparse_csr_tensor(pointers, columns, values, (len(graph.near),) * 2)
-
-
-def tensors(told: Examples) -> list[Tensor]:
-    """Tick, station, features, slot, day, unit."""
-    parts = (told.tick, told.station, told.features, told.slot, told.day, told.unit)
-    return [torch.from_numpy(part) for part in parts]
-
-
-def answer(network: nn.Module, signals: Signals, edges: Sequence[Tensor], batch: Batch) -> Tensor:
-    """Parameters of examples, [example, station, horizon, output, 3, component]; all stations are nodes."""
-    assert isinstance(network, Gnn)  # noqa: S101 - for the type checker
-    tick, station, features, slot, day, unit = batch
-    nodes = torch.from_numpy(signals.at(tick.numpy()))  # [node, example, signal]
-    number = torch.arange(len(nodes))[:, None].expand(nodes.shape[:2])
-    if network.training and network.config.station_dropout:
-        hidden = torch.rand(number.shape) < network.config.station_dropout
-        number = torch.where(hidden, network.config.stations, number)
-    begun, today = (part[:, 0, 0, 0].expand(number.shape) for part in (slot, day))  # all have the origin's
-    encoded = network.encode(nodes, number, begun, today, edges)  # [node, example, width]
-    which = torch.arange(len(tick))[:, None]
-    rows = [encoded[station, which], number[station, which], features, slot, day, unit]
-    parameters = network.decode(*(part.flatten(0, 1) for part in rows))
-    return parameters.reshape(*station.shape, *parameters.shape[1:])
-
-
-def _example(signals: Signals, graphs: Sequence[Graph], asked: Batch, horizons: int) -> list[Tensor]:
-    """A few stations at an origin, with as many horizons as it will be asked for."""
-    tick, station, features, slot, day, unit = asked
-    each = torch.arange(horizons) % features.shape[2]
-    few = torch.arange(4) % station.shape[1]
-    nodes = torch.from_numpy(signals.at(tick[:1].numpy()))[few, 0].contiguous()
-    near = torch.zeros(4, len(graphs), graphs[0].near.shape[1], dtype=torch.long)
-    rows = (part[0, few][:, each].contiguous() for part in (features, slot, day, unit))
-    features, slot, day, unit = rows
-    return [nodes, near, torch.ones(near.shape), features, station[0, few].contiguous(), slot, day, unit]

@@ -1,4 +1,4 @@
-"""The network: the last hours of each station, passed along graphs of stations, then joined with what STID is told.
+"""The network: the last hours of each station, passed along graphs of stations, then STID, which is told of it.
 
 Time first, then graph, after Gao and Ribeiro, "On the Equivalence Between Temporal and Static Equivariant Graph
 Representations", ICML 2022: each station's hours become one vector, and only these are passed along. An origin is
@@ -6,46 +6,17 @@ encoded once for all horizons.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch_geometric.nn import MessagePassing
 from torch_geometric.utils import spmm
 
-from velib_predictor.models.heads import MixtureHead
-from velib_predictor.models.stid.model import DAY_KINDS, Block
+from velib_predictor.config.models import GnnSettings, NetworkSettings
+from velib_predictor.models.stid.model import Stid, told
 
 Edges = Tensor | tuple[Tensor, Tensor]
 """A graph: a sparse matrix [station, station] (CSR), or neighbours and their weights, [station, neighbour] each."""
-
-
-@dataclass(frozen=True)
-class GnnConfig:
-    """Sizes of the network.
-
-    Attributes:
-        signals, features: columns of a node and of a row; each comes with a flag of whether it is known.
-        graphs: whose neighbours a station hears, each in its own way. stations: known ones; one more stands for others.
-        slots: of the local day. outputs: targets.
-        node_width, layers: of the graph. width, blocks, station_width, time_width: of the others. dropout: share of
-            hidden values left out in training. station_dropout: share of nodes whose station is hidden in training.
-    """
-
-    signals: int
-    features: int
-    graphs: int
-    stations: int
-    slots: int
-    outputs: int
-    node_width: int = 48
-    layers: int = 1
-    width: int = 128
-    blocks: int = 2
-    station_width: int = 16
-    time_width: int = 8
-    dropout: float = 0.1
-    station_dropout: float = 0.1
 
 
 class Neighbours(MessagePassing):  # type: ignore[misc]
@@ -83,77 +54,94 @@ class GraphLayer(nn.Module):
     def forward(self, nodes: Tensor, known: Tensor, graphs: Sequence[Edges]) -> Tensor:
         """`known` [station, origin, 1] is 1 for nodes that are heard, else 0."""
         own = self.norm(nodes)
-        told = torch.cat([own * known, known], dim=2)
+        heard = torch.cat([own * known, known], dim=2)
         parts = [own]
         for edges in graphs:
-            summed = self.neighbours(told.flatten(1), edges).unflatten(1, told.shape[1:])
+            summed = self.neighbours(heard.flatten(1), edges).unflatten(1, heard.shape[1:])
             parts.append(summed[..., :-1] / summed[..., -1:].clamp(min=1e-3))
         moved: Tensor = self.out(self.dropout(torch.relu(self.inside(torch.cat(parts, dim=2)))))
         return nodes + moved
 
 
 class Gnn(nn.Module):
-    """See the module. `encode` and `decode` are what training asks, `forward` what is served."""
+    """See the module.
 
-    def __init__(self, config: GnnConfig) -> None:
+    Args:
+        signals: columns of a node; each comes with a flag of whether it is known.
+        graphs: whose neighbours a station hears, each in its own way.
+        here, there, stations, slots, outputs: see `Stid`.
+    """
+
+    def __init__(
+        self, signals: int, graphs: int, here: int, there: int, stations: int, slots: int, outputs: int,
+        settings: NetworkSettings,
+    ) -> None:  # fmt: skip
         super().__init__()
-        self.config = config
-        self.station = nn.Embedding(config.stations + 1, config.station_width)
-        self.slot = nn.Embedding(config.slots, config.time_width)
-        self.day = nn.Embedding(DAY_KINDS, config.time_width)
-        for table in (self.station, self.slot, self.day):
-            nn.init.normal_(table.weight, std=0.1)
-        who_when = config.station_width + 2 * config.time_width
-        self.node = nn.Linear(2 * config.signals + who_when, config.node_width)
-        self.layers = nn.ModuleList(
-            GraphLayer(config.node_width, config.graphs, config.dropout) for _ in range(config.layers)
-        )
-        self.here = nn.Linear(config.node_width + config.station_width, config.width)
-        self.there = nn.Linear(2 * config.features + 4 * config.time_width, config.width)
-        self.blocks = nn.ModuleList(Block(config.width, config.dropout) for _ in range(config.blocks))
-        self.head = MixtureHead(config.width, config.outputs)
+        assert isinstance(settings, GnnSettings)  # noqa: S101 - for the type checker
+        self.stations, self.hidden_share = stations, settings.station_dropout
+        width = settings.node_width
+        seen = settings.model_copy(update={"station_dropout": 0.0})  # who is hidden is hidden as a node, too
+        self.stid = Stid(here + width, there, stations, slots, outputs, seen)
+        self.node = nn.Linear(2 * signals + settings.station_width + 2 * settings.time_width, width)
+        self.layers = nn.ModuleList(GraphLayer(width, graphs, settings.dropout) for _ in range(settings.layers))
 
     def forward(
-        self, signals: Tensor, near: Tensor, weight: Tensor, features: Tensor, station: Tensor, slot: Tensor,
-        day: Tensor, unit: Tensor,
+        self, signals: Tensor, near: Tensor, weight: Tensor, here: Tensor, there: Tensor, station: Tensor,
+        slots: Tensor, days: Tensor, unit: Tensor,
     ) -> Tensor:  # fmt: skip
-        """Parameters of all stations at one origin.
+        """Parameters of all stations at one origin: what is served.
 
-        Shapes: signals [station, signal] and features [station, horizon, feature] with NaN where not known; near,
-        weight [station, graph, neighbour]; station [station] (the last number: unknown); slot, day [station, horizon,
-        moment]; unit [station, horizon, output] -> [station, horizon, output, 3, component].
+        Shapes: signals [station, signal], NaN where not known; near, weight [station, graph, neighbour]; the others
+        as `Stid` has them, an example being a station -> [station, horizon, output, ...].
         """
-        graphs = [(near[:, graph], weight[:, graph]) for graph in range(self.config.graphs)]
-        nodes = self.encode(signals[:, None], station[:, None], slot[:, :1, 0], day[:, :1, 0], graphs)
-        return self.decode(nodes[:, 0], station, features, slot, day, unit)
+        graphs = [(near[:, graph], weight[:, graph]) for graph in range(near.shape[1])]
+        nodes = self.encode(signals[:, None], station[:, None], slots[:, :1, 0], days[:, :1, 0], graphs)
+        parameters: Tensor = self.stid(torch.cat([here, nodes[:, 0]], dim=1), there, station, slots, days, unit)
+        return parameters
 
     def encode(self, signals: Tensor, station: Tensor, slot: Tensor, day: Tensor, graphs: Sequence[Edges]) -> Tensor:
         """A vector for each station.
 
         Shapes: signals [station, origin, signal], station, slot, day [station, origin] -> [station, origin, width].
         """
-        known, told = _told(signals)
-        nodes = torch.relu(self.node(torch.cat([told, self.station(station), self.slot(slot), self.day(day)], dim=2)))
-        heard = known.any(dim=2, keepdim=True).to(told.dtype)
+        values, known = told(signals)
+        who, when = self.stid.station(station), [self.stid.slot(slot), self.stid.day(day)]
+        nodes = torch.relu(self.node(torch.cat([values, known, who, *when], dim=2)))
+        heard = known.amax(dim=2, keepdim=True)
         for layer in self.layers:
             nodes = layer(nodes, heard, graphs)
         return nodes
 
-    def decode(
-        self, nodes: Tensor, station: Tensor, features: Tensor, slot: Tensor, day: Tensor, unit: Tensor
+
+class Learner(nn.Module):
+    """The same network as it learns: several origins at once, some of their stations, sums by sparse products.
+
+    Args:
+        edges: of each graph, sparse [station, station].
+    """
+
+    def __init__(self, network: Gnn, edges: Sequence[Tensor]) -> None:
+        super().__init__()
+        self.network = network
+        for number, matrix in enumerate(edges):
+            self.register_buffer(f"edges_{number}", matrix, persistent=False)
+
+    def forward(
+        self, signals: Tensor, here: Tensor, there: Tensor, station: Tensor, slots: Tensor, days: Tensor, unit: Tensor
     ) -> Tensor:
-        """Parameters [row, horizon, output, 3, component]; nodes [row, width], station [row], the rest as served."""
-        here = self.here(torch.cat([nodes, self.station(station)], dim=1))  # [row, width]
-        _, told = _told(features)
-        there = self.there(torch.cat([told, self.slot(slot).flatten(2), self.day(day).flatten(2)], dim=2))
-        trunk = torch.relu(here[:, None] + there).flatten(0, 1)  # [row x horizon, width]
-        for block in self.blocks:
-            trunk = block(trunk)
-        parameters: Tensor = self.head(trunk, unit.flatten(0, 1))
-        return parameters.reshape(*unit.shape, *parameters.shape[-2:])
+        """Parameters [origin, station, horizon, output, ...].
 
-
-def _told(values: Tensor) -> tuple[Tensor, Tensor]:
-    """What is known of the last axis's columns, and the columns, 0 where not known, beside flags."""
-    known = ~torch.isnan(values)
-    return known, torch.cat([torch.where(known, values, torch.zeros_like(values)), known.to(values.dtype)], dim=-1)
+        Shapes: signals [node, origin, signal]; station [origin, station]; the others as `Stid` has them, with an axis
+        of origins first.
+        """
+        number = torch.arange(len(signals), device=signals.device)[:, None].expand(signals.shape[:2])
+        if self.training and self.network.hidden_share:
+            hidden = torch.rand(number.shape, device=number.device) < self.network.hidden_share
+            number = torch.where(hidden, self.network.stations, number)
+        slot, day = (part[:, 0, 0, 0].expand(number.shape) for part in (slots, days))  # all have the origin's
+        nodes = self.network.encode(signals, number, slot, day, list(self.buffers()))
+        origin = torch.arange(len(station), device=station.device)[:, None]
+        joined = torch.cat([here, nodes[station, origin]], dim=2)
+        rows = (part.flatten(0, 1) for part in (joined, there, number[station, origin], slots, days, unit))
+        parameters = self.network.stid(*rows)
+        return parameters.reshape(*station.shape, *parameters.shape[1:])  # type: ignore[no-any-return]

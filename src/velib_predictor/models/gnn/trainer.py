@@ -1,20 +1,21 @@
-"""The GNN as a forecaster: an example an origin with all stations, some of them with a few horizons in training."""
+"""The GNN as a forecaster: an example an origin with all stations, some of them with a horizon each in training."""
 
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from velib_predictor.config.models import GnnSettings, ModelSettings
 from velib_predictor.data.calendar import local_time
 from velib_predictor.data.panel import Panel, Stations
 from velib_predictor.data.profiles import CHANGE
 from velib_predictor.forecast.forecast import ForecastSpec
 from velib_predictor.models.base import Arrays
-from velib_predictor.models.gnn.dataset import Examples, Signals, draw, outcomes_of
+from velib_predictor.models.gnn.dataset import Signals, draw
 from velib_predictor.models.gnn.graph_builder import Graph, correlation_graph, distance_graph
 from velib_predictor.models.network import Fitter, Given, Lesson, NetworkModel
-from velib_predictor.models.stid.dataset import Rows
+from velib_predictor.models.stid.dataset import Outcomes, Rows, by_horizon
 
 Floats = npt.NDArray[np.float32]
 Indices = npt.NDArray[np.int64]
@@ -23,21 +24,12 @@ _LAGS_MIN = (15, 30, 60, 120, 240, 360)
 
 
 class Gnn(NetworkModel):
-    """Networks that pass the last hours of stations along graphs, with all that STID is told."""
+    """Networks that pass the last hours of stations along graphs, beside all that STID is told."""
 
     name = "gnn"
-    neighbours: ClassVar[int] = 24
-    scored_rows: ClassVar[int] = 24_000
-    stations_each: ClassVar[int] = 256
-    """Stations of an example whose truths are learned; the others are its nodes alone."""
-    horizons_each: ClassVar[int] = 1
-    small: ClassVar[dict[str, Any]] = {
-        "node_width": 24, "width": 48, "blocks": 1, "station_width": 6, "time_width": 4, "dropout": 0.2,
-    }  # fmt: skip
-    """Sizes where the history is short."""
 
-    def __init__(self, spec: ForecastSpec) -> None:
-        super().__init__(spec)
+    def __init__(self, spec: ForecastSpec, settings: ModelSettings | None = None) -> None:
+        super().__init__(spec, settings)
         self.graphs: list[Graph] = []
         self._drawn = 1  # stations of an example
         self._around: tuple[Stations, list[Graph]] | None = None
@@ -51,11 +43,7 @@ class Gnn(NetworkModel):
     @property
     def together(self) -> int:
         """See `NetworkModel`."""
-        return self._drawn * self._horizons
-
-    @property
-    def _horizons(self) -> int:
-        return min(self.horizons_each, len(self.spec.horizons))
+        return self._drawn
 
     @property
     def lookback(self) -> int:
@@ -63,26 +51,28 @@ class Gnn(NetworkModel):
         return max(super().lookback, self.lags[-1])
 
     def _draw(self, train: Panel) -> tuple[Indices, Indices, Indices]:
-        self._drawn = min(self.stations_each, len(train.stations))
-        return draw(train, self.spec, self.most_rows, self._drawn, self._horizons)
+        assert isinstance(self.own, GnnSettings)  # noqa: S101 - for the type checker
+        self._drawn = min(self.own.stations, len(train.stations))
+        return draw(train, self.spec, self.own.rows, self._drawn)
 
     def _fitter(self, lesson: Lesson) -> Fitter:
-        from velib_predictor.models.gnn.fitting import fit_fold
+        from velib_predictor.models.gnn.fitting import GnnFitting
 
-        train = lesson.train
-        self.graphs, self._around = graphs_of(train, self.spec.channels[0], self.largest > 0, self.neighbours), None
-        signals = Signals.of(train, self.spec.channels, [s.change for s in lesson.sights], lesson.size, self.lags)
-        shape = (self._drawn, self._horizons)
-        told, came = Examples.of(lesson.rows, lesson.tick, *shape), outcomes_of(lesson.came, *shape)
-
-        def fit(inside: Indices, held_out: Indices, seed: int) -> tuple[bytes, float]:
-            return fit_fold(
-                signals, self.graphs, told.take(inside), came.take(inside), told.take(held_out), came.take(held_out),
-                horizons=len(self.spec.horizons), slots=self.slots, sizes=self.small if lesson.small else {},
-                epochs=self.epochs, seed=seed,
-            )  # fmt: skip
-
-        return fit
+        assert isinstance(self.own, GnnSettings)  # noqa: S101 - for the type checker
+        train, came, channels = lesson.train, lesson.came, self.spec.channels
+        self.graphs = graphs_of(train, channels[0], self.largest > 0, self.own.neighbours)
+        self._around = None
+        parts = by_horizon(lesson.rows, *self._sides())
+        told = [part.reshape(-1, self._drawn, *part.shape[1:]) for part in parts]  # [example, station, ...]
+        shape = (-1, self._drawn, 1, came.now.shape[1])
+        now, truth, known = came.now.reshape(shape), came.truth.reshape(shape), came.known.reshape(shape)
+        return GnnFitting(
+            [lesson.tick[:: self._drawn], *told],
+            Outcomes(now, truth, known, came.k.reshape(shape[:3])),
+            len(self.spec.horizons), lesson.settings, self.settings.training,
+            signals=Signals.of(train, channels, [sight.change for sight in lesson.sights], lesson.size, self.lags),
+            graphs=self.graphs, slots=self.slots,
+        )  # fmt: skip
 
     def _given(self, rows: Rows, seen: Panel, size: Floats) -> Given:
         last = seen.between(max(len(seen) - 1 - self.lags[-1], 0), len(seen))
@@ -93,19 +83,18 @@ class Gnn(NetworkModel):
             usual.append(np.cumsum(builder.profile.at(local, places)[CHANGE], axis=0, dtype=np.float64))
         signals = Signals.of(last, self.spec.channels, usual, size, self.lags)
         graphs = self._graphs_at(seen.stations, places)
-        shape = (len(size), len(self.spec.horizons))
+        here, there, station, slots, days, unit = by_horizon(rows, *self._sides(), len(self.spec.horizons))
         return {
             "signals": np.ascontiguousarray(signals.at(np.array([len(last) - 1]))[:, 0]),
             "near": np.stack([graph.near for graph in graphs], axis=1),
             "weight": np.stack([graph.weight for graph in graphs], axis=1),
-            "station": rows.station.reshape(shape)[:, 0].copy(),
-            **{
-                name: part.reshape(*shape, part.shape[1])
-                for name, part in (
-                    ("features", rows.features), ("slot", rows.slot), ("day", rows.day), ("unit", rows.unit),
-                )
-            },
-        }  # fmt: skip
+            "here": here,
+            "there": there,
+            "station": station,
+            "slots": slots,
+            "days": days,
+            "unit": unit,
+        }
 
     def _graphs_at(self, stations: Stations, places: Indices) -> list[Graph]:
         """The graphs of a panel's stations, kept, as they are asked for at each origin."""

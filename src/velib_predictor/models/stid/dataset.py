@@ -80,6 +80,20 @@ class Scaling:
         return np.asarray(np.clip((features - self.middle) / self.width, -CLIP, CLIP), dtype=np.float32)
 
 
+def by_horizon(rows: Rows, here: Indices, there: Indices, together: int = 1) -> list[npt.NDArray[np.generic]]:
+    """What `Stid` is asked with, from rows of which so many that follow each other share origin and station.
+
+    Args:
+        here, there: places of the features of the origin, and of those that depend on the horizon.
+    """
+    shape = (len(rows) // together, together, -1)
+    return [
+        np.ascontiguousarray(rows.features[::together, here]), rows.features[:, there].reshape(shape),
+        np.ascontiguousarray(rows.station[::together]), rows.slot.reshape(shape), rows.day.reshape(shape),
+        rows.unit.reshape(shape),
+    ]  # fmt: skip
+
+
 def raw_rows(
     builders: list[FeatureBuilder], sights: list[Sight], tick: Indices, station: Indices, ahead: Indices
 ) -> Floats:
@@ -134,4 +148,12 @@ def outcomes(
     known = train.observed[tick, station][:, channels] & train.observed[tick + ahead, station][:, channels]
     return Outcomes(
         np.clip(now, 0, k[:, None]).astype(np.float32), np.clip(truth, 0, k[:, None]).astype(np.float32), known, k
+    )
+
+
+def together_of(came: Outcomes, together: int) -> Outcomes:
+    """Outcomes of examples: now, truth and known [example, horizon, target], k [example, horizon]."""
+    shape = (-1, together, came.now.shape[1])
+    return Outcomes(
+        came.now.reshape(shape), came.truth.reshape(shape), came.known.reshape(shape), came.k.reshape(-1, together)
     )
