@@ -467,7 +467,12 @@ sys.stdout.buffer.write(first.tobytes())
 def test_serving_and_keeping_need_no_torch(name: str, tmp_path: Path) -> None:
     command = [sys.executable, "-W", "error", "-c", _SERVE, name]
     found = subprocess.run(
-        command, cwd=tmp_path, env={"PYTHONPATH": str(REPOSITORY)}, capture_output=True, check=False, timeout=120
+        command,
+        cwd=tmp_path,
+        env={"PYTHONPATH": f"{REPOSITORY}:{REPOSITORY / 'src'}"},
+        capture_output=True,
+        check=False,
+        timeout=120,
     )
     assert found.stderr.decode() == ""
     assert found.returncode == 0
