@@ -3,13 +3,14 @@
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 
 import pytest
 
 from velib_predictor.config.models import ModelSettings
 from velib_predictor.models.network import Floats, Given, Network, NetworkModel
 
-LEARNED = ("stid", "lstm", "champion")
+LEARNED = ("stid", "lstm", "gnn", "champion")
 """Models that are fitted with torch; served without it."""
 
 
@@ -17,17 +18,20 @@ def need_torch() -> None:
     """Skip the test where networks cannot be trained."""
     for module in ("torch", "lightning", "onnx", "onnxscript"):
         pytest.importorskip(module, reason=f"{module} is not installed (`make setup-deep`): no network is trained here")
+    if find_spec("torch_geometric") is None:  # not imported here: that takes seconds, and only one model needs it
+        pytest.skip("torch_geometric is not installed (`make setup-deep`): no network is trained here")
 
 
 def hide_torch(patch: pytest.MonkeyPatch) -> None:
     """As where torch is not installed."""
-    hidden = ("torch", "lightning", "onnx", "onnxscript")
+    hidden = ("torch", "torch_geometric", "lightning", "onnx", "onnxscript")
     for name in list(sys.modules):
         if name.split(".")[0] in hidden:
             patch.delitem(sys.modules, name)
     for name in hidden:
         patch.setitem(sys.modules, name, None)
-    for name in ("heads", "fitting", "onnx_file", "stid.fitting", "stid.model", "lstm.fitting", "lstm.model"):
+    ours = (f"{kind}.{part}" for kind in ("stid", "lstm", "gnn") for part in ("fitting", "model"))
+    for name in ("heads", "fitting", "onnx_file", *ours):
         patch.delitem(sys.modules, f"velib_predictor.models.{name}", raising=False)
 
 
@@ -35,7 +39,11 @@ def tiny(rows: int = 4_000, epochs: int = 2, folds: int = 3, **champion: float) 
     """Settings of networks that are made in seconds and good for little; `champion`: its members."""
     sizes = {"width": 8, "blocks": 1, "station_width": 2, "time_width": 2}
     own = {"rows": rows, "epochs": epochs, "folds": folds, "small": sizes}
-    said: dict[str, object] = {"stid": own, "lstm": {**own, "small": {**sizes, "hidden": 8}}}
+    said: dict[str, object] = {
+        "stid": own,
+        "lstm": {**own, "small": {**sizes, "hidden": 8}},
+        "gnn": {**own, "small": {**sizes, "node_width": 4}},
+    }
     if champion:
         said["champion"] = {"members": champion}
     return ModelSettings.model_validate(said)

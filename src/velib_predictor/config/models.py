@@ -46,13 +46,14 @@ class TrainingSettings(Section):
 class NetworkSettings(Section):
     """How one kind of network learns."""
 
-    rows: Count = 960_000
+    rows: Count = 1_920_000
     """Rows (origin, station, horizon) that it learns from, at most."""
     folds: Annotated[int, Field(ge=1, le=3)] = 3
     """Networks, each blind to a third of the days and stopped where it is best on them; they are averaged."""
-    epochs: Count = 5
-    """At most. Many rows seen a few times teach more than few seen often: 400,000 twelve times cost the same and gave
-    0.2 to 0.4 % higher RPS (V60's validation days)."""
+    epochs: Count = 4
+    """At most. Many rows seen a few times teach more than few seen often: on S15's validation days
+    960,000 five times gave 0.3 to 0.6 % less RPS from an hour on than 400,000 twelve times, at the same cost, and
+    1,920,000 four times another 0.2 to 0.3 %."""
     patience: Count = 3
     """Epochs without a better score before it ends."""
     batch: Count = 2_048
@@ -104,6 +105,31 @@ class LstmSettings(NetworkSettings):
     """Sizes where the history is short."""
 
 
+class GnnSettings(NetworkSettings):
+    """The graph network's."""
+
+    rows: Count = 400_000
+    """See `NetworkSettings`."""
+    epochs: Count = 12
+    """At most."""
+    batch: Count = 4
+    """Origins a step, all stations of each as nodes."""
+    stations: Count = 256
+    """Of an origin, whose truths are learned; the others are its nodes alone."""
+    neighbours: Count = 24
+    """That a station hears in each graph."""
+    layers: Count = 1
+    """Of the graph."""
+    node_width: Count = 48
+    """Of what a station is told of by its neighbours."""
+    small: dict[str, float] = Field(
+        default_factory=lambda: {
+            "node_width": 24, "width": 48, "blocks": 1, "station_width": 6, "time_width": 4, "dropout": 0.2,
+        }
+    )  # fmt: skip
+    """Sizes where the history is short."""
+
+
 class ChampionSettings(Section):
     """Who is mixed, and with which weights it begins."""
 
@@ -121,6 +147,7 @@ class ModelSettings(Section):
     training: TrainingSettings = TrainingSettings()
     stid: NetworkSettings = NetworkSettings()
     lstm: LstmSettings = LstmSettings()
+    gnn: GnnSettings = GnnSettings()
     champion: ChampionSettings = ChampionSettings()
 
     def network(self, name: str) -> NetworkSettings:

@@ -51,6 +51,10 @@ class Fitting(ABC):
         """What the network is given, from what some examples are told; in the order of `names`, the unit last."""
         return list(told)
 
+    def few(self) -> list[Tensor]:
+        """What a served network is given of a few examples, in the order of `names`."""
+        return self.asked([part[:4] for part in self.told])
+
     def fit(self, inside: Indices, held_out: Indices, seed: int) -> tuple[nn.Module, float]:
         """A network fitted on some examples, with the weights that are best on held-out ones, and its score there."""
         seed += self.training.seed
@@ -79,11 +83,10 @@ class Fitting(ABC):
 
     def export(self, networks: Sequence[nn.Module]) -> bytes:
         """The networks as one ONNX file, which gives the mean of their distributions; ends the fit."""
-        example = self.asked([part[:4] for part in self.told])
         # Those of one example are [example, ...]; those that depend on the horizon are as many as are asked for.
         each = torch.arange(self.horizons)
         wide = [part[:, each % part.shape[1]] if self.by_horizon(name) else part
-                for name, part in zip(self.names, example, strict=True)]  # fmt: skip
+                for name, part in zip(self.names, self.few(), strict=True)]  # fmt: skip
         file = as_onnx(Together(networks, self.settings.head), wide, self.names)
         if self.kept:
             shutil.rmtree(self.kept, ignore_errors=True)

@@ -52,6 +52,7 @@ class Lesson:
     Attributes:
         train: the panel of training. size: docks in all, float32[station].
         tick: of the origins, int64[row]. rows, came: what the network is told, and what came.
+        sights: of each target, what features of training are read from.
         settings: of the network; where the history is short the network is small.
     """
 
@@ -60,6 +61,7 @@ class Lesson:
     tick: Indices
     rows: Rows
     came: Outcomes
+    sights: list[Sight]
     settings: NetworkSettings
 
 
@@ -92,12 +94,19 @@ class NetworkModel(Forecaster):
 
     @property
     def together(self) -> int:
-        """Rows that make an example: so many that follow each other share origin and station."""
+        """Rows that make an example: so many that follow each other share their origin."""
         return 1
 
     def columns(self) -> Indices | None:
         """Which of the builders' columns the network is told, all targets side by side; None: all."""
         return None
+
+    def _sides(self) -> tuple[Indices, Indices]:
+        """Places of the features of the origin, and of those that depend on the horizon."""
+        ahead = np.concatenate(
+            [np.arange(len(builder.names)) >= builder.names.index("horizon_min") for builder in self.builders]
+        )
+        return np.flatnonzero(~ahead), np.flatnonzero(ahead)
 
     @abstractmethod
     def _draw(self, train: Panel) -> tuple[Indices, Indices, Indices]:
@@ -136,13 +145,15 @@ class NetworkModel(Forecaster):
         short = days < self.own.short_days
         self.slots = 1 if not self.builders[0].knows_time else 24 if short else 48
         rows = self._rows(raw, station, moments(local, np.stack([tick, tick + ahead], axis=1), self.slots), horizon)
-        reached = self._fit_networks(Lesson(train, sights[0].size, tick, rows, came, self.own.sized(short)))
-        return len(rows), {"rows": "origin x station x horizon", "folds": self.own.folds, "days": days, "rps": reached}
+        count, settings = len(rows), self.own.sized(short)
+        fitter = self._fitter(Lesson(train, sights[0].size, tick, rows, came, sights, settings))
+        del raw, rows, came, change, sights  # a fitter keeps what it needs; this may be a gigabyte
+        reached = self._fit_networks(fitter, folds_of(train, tick)[:: self.together])
+        return count, {"rows": "origin x station x horizon", "folds": self.own.folds, "days": days, "rps": reached}
 
-    def _fit_networks(self, lesson: Lesson) -> list[float]:
-        fitter = self._fitter(lesson)
+    def _fit_networks(self, fitter: Fitter, fold: Indices) -> list[float]:
+        """Fit one network for each fold; `fold` of each example. Returns their scores."""
         random = np.random.default_rng(0)
-        fold = folds_of(lesson.train, lesson.tick)[:: self.together]  # [example]
         fitted, reached = [], []
         for which in range(self.own.folds):
             inside, outside = np.flatnonzero(fold != which), np.flatnonzero(fold == which)

@@ -84,6 +84,11 @@ def draw(train: Panel, spec: ForecastSpec, most: int, together: int, seed: int =
     usable = seen[np.minimum(target, len(train) - 1), station[:, None]] & (target < len(train))
     some = usable.any(axis=1)
     tick, station, usable = tick[some], station[some], usable[some]
-    order = np.argsort(random.random(usable.shape) + ~usable, axis=1)[:, :together]  # usable ones first
-    horizon = np.where(np.take_along_axis(usable, order, axis=1), order, order[:, :1])
+    horizon = some_of(usable, together, random)
     return np.repeat(tick, together), np.repeat(station, together), horizon.ravel()
+
+
+def some_of(usable: npt.NDArray[np.bool_], together: int, random: np.random.Generator) -> Indices:
+    """Usable places of each row at random, int64[row, `together`]; where there are fewer, one more than once."""
+    order = np.argsort(random.random(usable.shape) + ~usable, axis=1)[:, :together]  # usable ones first
+    return np.where(np.take_along_axis(usable, order, axis=1), order, order[:, :1])

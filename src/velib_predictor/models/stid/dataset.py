@@ -83,15 +83,18 @@ class Scaling:
         return np.clip(features, -CLIP, CLIP, out=features)
 
 
-def by_horizon(rows: Rows, here: Indices, there: Indices, together: int = 1) -> list[npt.NDArray[np.generic]]:
+def by_horizon(
+    rows: Rows, here: Indices, there: Indices, together: int = 1, dtype: type[np.floating] = np.float32
+) -> list[npt.NDArray[np.generic]]:
     """What `Stid` is asked with, from rows of which so many that follow each other share origin and station.
 
     Args:
         here, there: places of the features of the origin, and of those that depend on the horizon.
+        dtype: of features.
     """
     shape = (len(rows) // together, together, -1)
     return [
-        np.ascontiguousarray(rows.features[::together, here]), rows.features[:, there].reshape(shape),
+        rows.features[::together, here].astype(dtype), rows.features[:, there].astype(dtype).reshape(shape),
         np.ascontiguousarray(rows.station[::together]), rows.slot.reshape(shape), rows.day.reshape(shape),
         rows.unit.reshape(shape),
     ]  # fmt: skip

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy.typing as npt
+from torch import Tensor
 
 from velib_predictor.models.fitting import Fitting
 from velib_predictor.models.stid.dataset import Outcomes
@@ -18,6 +19,11 @@ class StidFitting(Fitting):
     def __init__(self, told: Sequence[npt.NDArray[Any]], came: Outcomes, *args: Any, stations: int, slots: int) -> None:
         super().__init__(told, came, *args)
         self.sizes = stations, slots
+
+    def asked(self, told: Sequence[Tensor]) -> list[Tensor]:
+        """See `Fitting`. Features are kept in 16 bits, which is finer than any of them is known."""
+        here, there, *rest = told
+        return [here.float(), there.float(), *rest]
 
     def network(self) -> Stid:
         """See `Fitting`."""

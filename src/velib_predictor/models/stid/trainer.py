@@ -22,16 +22,10 @@ class Stid(NetworkModel):
         from velib_predictor.models.stid.fitting import StidFitting
 
         return StidFitting(
-            by_horizon(lesson.rows, *self._sides()), together_of(lesson.came, 1), len(self.spec.horizons),
-            lesson.settings, self.settings.training, stations=len(lesson.train.stations), slots=self.slots,
+            by_horizon(lesson.rows, *self._sides(), dtype=np.float16), together_of(lesson.came, 1),
+            len(self.spec.horizons), lesson.settings, self.settings.training, stations=len(lesson.train.stations),
+            slots=self.slots,
         )  # fmt: skip
-
-    def _sides(self) -> tuple[Indices, Indices]:
-        """Places of the features of the origin, and of those that depend on the horizon."""
-        ahead = np.concatenate(
-            [np.arange(len(builder.names)) >= builder.names.index("horizon_min") for builder in self.builders]
-        )
-        return np.flatnonzero(~ahead), np.flatnonzero(ahead)
 
     def _given(self, rows: Rows, seen: Panel, size: npt.NDArray[np.float32]) -> Given:  # noqa: ARG002 - rows say all
         if "features" in self.inputs:  # networks of before 2026-11-25, of one horizon an example
