@@ -1,12 +1,13 @@
 """`velib models list`, `promote`, `rollback`, and `retrain --promote`: for people, for programs, and how they end."""
 
 import shutil
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from tests.command_line import Result, Velib, runner
-from tests.test_jobs.moods import CALM, DAY, LIVELY, START, store_moods
+from tests.test_jobs.moods import CALM, DAY, HOUR, LIVELY, START, store_moods
 from velib_predictor.data.database import Database
 from velib_predictor.inference.registry import Registry
 from velib_predictor.utils.temporal import format_time
@@ -112,6 +113,15 @@ def test_every_night_in_one_command(velib: Velib, monkeypatch: pytest.MonkeyPatc
     assert "2026-01-14 to 2026-01-31" in line
     assert f"{won.data['moody']['comparison']['rps']:.4f}" in line
     assert "it is better than the champion (RPS -" in line
+
+
+def test_a_system_that_is_too_young_does_not_keep_the_others_from_being_trained(velib: Velib, tmp_path: Path) -> None:
+    with closing(Database(f"sqlite:///{tmp_path}/data/velib.db")) as database:
+        store_moods(database, wakes_up, 1, START + 7 * DAY + 21 * HOUR, "baby")
+    done = velib("retrain", "--promote", "--system", "baby", "--system", "moody", *at(8), "--json")
+    assert (done.code, list(done.data)) == (1, ["moody"])
+    assert done.data["moody"]["trained"][-1]["alias"] == "champion"
+    assert done.errors.startswith("velib: baby: too little history to fit climatology")
 
 
 def test_what_cannot_be_meant_is_refused_with_what_there_is(velib: Velib) -> None:

@@ -68,6 +68,7 @@ def test_the_better_one_wins_whichever_of_the_two_it_is(city: Panel) -> None:
     assert won["difference"] == pytest.approx(won["rps"] - won["rps_champion"])
     assert (won["rps"], won["rps_persistence"]) == (lost["rps_champion"], lost["rps_persistence"])
     assert won["difference"] / won["rps_champion"] < -SURE_GAIN
+    assert won["origins"] == 10, "one an hour"
     assert {(row["target"], row["horizon"]) for row in won["cells"]} == {
         ("all", "all"), *((t, h) for t in SPEC.targets for h in ("all", "30m", "1h")),
     }  # fmt: skip

@@ -1,5 +1,6 @@
 """`velib issue`, `score`, `retrain`, `prune`: one run of a scheduled job; safe in cron, safe to repeat."""
 
+import sys
 from contextlib import closing
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -159,17 +160,27 @@ def retrain(
     from velib_predictor.jobs.promote import Challenge, challenge
     from velib_predictor.jobs.retrain import retrain as train
     from velib_predictor.jobs.tracking import tell_trained, tracker_of
+    from velib_predictor.utils.errors import ExitCode, VelibError
 
     settings = start(config, db)
     instant = moment(now)
     told = tracker_of(settings)
     done: dict[str, Any] = {}
+    failed = ExitCode.OK
     with closing(open_database(settings)) as database, progress_bar() as tell:
-        for name in _systems(database, system):
-            if promote:
-                outcome = challenge(settings, database, name, instant, tell)
-            else:
-                outcome = Challenge(train(settings, database, name, instant, tell), False, "")
+        names = _systems(database, system)
+        for name in names:
+            try:
+                if promote:
+                    outcome = challenge(settings, database, name, instant, tell)
+                else:
+                    outcome = Challenge(train(settings, database, name, instant, tell), False, "")
+            except VelibError as error:  # one system that is too young must not keep the others from being trained
+                if len(names) == 1:
+                    raise
+                failed = error.exit_code
+                sys.stderr.write(f"velib: {name}: {error}\n")
+                continue
             tell_trained(told, settings, name, [one.folder for one in outcome.trained])
             trained = [{"folder": str(one.folder), "alias": one.alias, **asdict(one.report)} for one in outcome.trained]
             judged = {"promoted": outcome.promoted, "reason": outcome.reason, "comparison": outcome.comparison}
@@ -182,7 +193,9 @@ def retrain(
         ]
         if promote:
             lines.append(f"{name}: {'promoted' if found['promoted'] else 'not promoted'}, {found['reason']}")
-    emit(done, json, "\n".join(lines) or "no system is stored")
+    emit(done, json, "\n".join(lines) or ("no system is stored" if not names else ""))
+    if failed:
+        raise typer.Exit(failed)
 
 
 def prune(db: Db = None, config: ConfigFile = None, json: Json = False) -> None:

@@ -167,13 +167,14 @@ def backtest(
 
 
 def judge(
-    panel: Panel, fitted: Mapping[str, Forecaster], protocol: Protocol, progress: Progress | None = None
+    panel: Panel, fitted: Mapping[str, Forecaster], protocol: Protocol, progress: Progress | None = None, every: int = 1
 ) -> Backtest:
     """Judge models that are fitted already on the test window, beside persistence, which is fitted here.
 
     Args:
         fitted: by the names under which they are judged: two trainings of one model can be.
         protocol: its training window is persistence's own, and must end no earlier than each model's.
+        every: of the window's origins, each so many-th is asked.
 
     Raises:
         UsageError: a model was fitted on days of the test, or for other horizons or targets; or there is no row to
@@ -193,7 +194,7 @@ def judge(
     base.fit(panel.between(panel.before(protocol.train_from), len(panel)), protocol.train_until)
     models = {BASELINE: base, **fitted}
     tell = progress or _say_nothing
-    return _judge(panel, models, protocol, {}, ForecastWriter(None, panel.system_id), tell)
+    return _judge(panel, models, protocol, {}, ForecastWriter(None, panel.system_id), tell, every)
 
 
 def _judge(
@@ -203,11 +204,12 @@ def _judge(
     took: Mapping[str, float],
     writer: ForecastWriter,
     tell: Progress,
+    every: int = 1,
 ) -> Backtest:
     """Ask fitted models at every origin of the test window; `took`: the seconds that fitting each of them took."""
     size = len(panel.stations), len(protocol.spec.horizons), len(protocol.spec.targets)
     judged = {name: Judged(model, ScoreBook(*size), took.get(name, 0.0)) for name, model in models.items()}
-    origins = _origins(panel, protocol)
+    origins = _origins(panel, protocol)[::every]
     local = local_time(panel.ticks, panel.timezone)
     examples = Examples(panel, protocol.spec, origins, local)
     streams = {name: entry.model.predict(panel, panel.ticks[origins]) for name, entry in judged.items()}

@@ -1,6 +1,6 @@
 """Whether a challenger forecasts better than the champion: both on the same rows of days that neither has seen."""
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from velib_predictor.data.panel import Panel
@@ -34,7 +34,9 @@ def compare(
     first = from_micros(int(panel.ticks[0].astype("datetime64[us]").astype("int64")))
     protocol = Protocol(spec, first, test_from, test_from, test_until, panel.tolerance)
     models = {"challenger": challenger} | ({"champion": champion} if champion else {})
-    result = judge(panel, models, protocol, progress)
+    # An origin an hour tells as much as four: they share their weather, and mostly their truth.
+    every = max(timedelta(hours=1) // spec.step, 1)
+    result = judge(panel, models, protocol, progress, every)
     books = {name: entry.book for name, entry in result.judged.items()}
     against = "champion" if champion else BASELINE
     rows = {(row["model"], row["target"], row["horizon"]): row for row in differences(books, spec, against)}

@@ -24,6 +24,7 @@ dl.words{max-width:95ch}
 th,td{padding:4px 8px;text-align:right;vertical-align:top;white-space:nowrap}th{font-weight:500;text-align:left}
 thead th{color:var(--soft);vertical-align:bottom;border-bottom:1px solid var(--ink)}
 .scores thead th{white-space:normal;min-width:46px}.scores thead th:nth-child(n+3){text-align:right}
+.differences thead th:nth-child(n+3){text-align:right}
 tbody{border-bottom:1px solid var(--grid)}tbody tr:nth-child(even)>:not([rowspan]){background:var(--stripe)}
 .fits td{text-align:left}
 td small{display:block;color:var(--soft);font-size:11px}pre{text-align:left;white-space:pre-wrap;max-width:60ch}
