@@ -188,11 +188,22 @@ def test_the_longest_horizon_may_be_asked_for_between_two_ticks(trained: Velib) 
     assert {row["target_at"] for row in result.data} == {"2024-10-26T14:00:00Z"}
 
 
-def test_the_newest_model_answers_unless_one_is_named(trained: Velib) -> None:
-    assert trained("train", "climatology", "--system", "town", *TRAIN).code == 0
-    models = [trained("predict", "103", "--now", NOW, "--json", *more).data[0]["model"]
-              for more in ((), ("--model", "persistence_delta"))]  # fmt: skip
-    assert models == ["climatology", "persistence_delta"]
+def test_the_model_in_force_answers_unless_one_is_named(trained: Velib) -> None:
+    """The one that was trained last; once one was chosen that one, whatever is trained after it."""
+
+    def asked(*more: str) -> str:
+        return str(trained("predict", "103", "--now", NOW, "--json", *more).data[0]["model"])
+
+    def train(*arguments: str) -> str:
+        return trained("train", *arguments, "--system", "town", *TRAIN).output.splitlines()[-1]
+
+    assert train("climatology") == "it stands in where the model in force has no answer"
+    assert (asked(), asked("--model", "climatology")) == ("persistence_delta", "climatology")
+    assert train("queueing") == "it is in force"
+    assert asked() == "queueing"
+    assert train("persistence_delta", "--promote") == "it is in force"
+    assert train("queueing").startswith("another model was chosen to be in force; `velib models promote` compares")
+    assert (asked(), asked("--model", "queueing")) == ("persistence_delta", "queueing")
 
 
 @pytest.mark.parametrize(
@@ -265,7 +276,11 @@ def test_backtest_for_people_is_a_table_with_persistence_first(velib: Velib) -> 
         ["bikes", "15m", "persistence"],
         ["bikes", "15m", "persistence_delta"],
     ]
-    assert len(lines) == 2 + 2 * 2 * 3
+    assert len(lines) == 2 + 2 * 2 * 3 + 1
+    assert lines[-1].startswith("RPS over all, persistence minus persistence_delta: +")
+    against = velib("backtest", "--system", "town", "--models", "persistence_delta", *WINDOWS, *TRAIN, "--against",
+                    "persistence")  # fmt: skip
+    assert against.output.splitlines()[-1].startswith("RPS over all, persistence_delta minus persistence: -")
 
 
 @pytest.mark.parametrize(
@@ -273,6 +288,7 @@ def test_backtest_for_people_is_a_table_with_persistence_first(velib: Velib) -> 
     [
         (["--models", "linear,oracle"], ["unknown model 'oracle'; there are: persistence"]),
         (["--models", "climatology,climatology"], ["each model once"]),
+        (["--against", "xgboost"], ["compared with 'xgboost'", "there are: persistence, persistence_delta"]),
         (["--test-from", "2024-10-25T00:00:00Z"], ["inside the training window, which ends at 2024-10-25T12:00:00Z"]),
         (["--test-until", "2024-10-25T22:00:00Z"], ["the test window is empty"]),
         (["--train-until", "2024-10-23T00:00:00Z"], ["the training window is empty"]),

@@ -1,10 +1,13 @@
 """`velib serve`, `run` and `demo` as real processes: they start, answer, say what is wrong, and end when told to."""
 
+import os
 import shutil
 import signal
 import socket
+import subprocess
 import threading
 from collections.abc import Iterator
+from contextlib import closing, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -16,11 +19,15 @@ from tests.processes import Velib, eventually
 from tests.test_data import feeds
 from tests.test_data.feedserver import FeedServer
 from tests.test_inference.made import some_issue
+from tests.test_jobs.moods import store_moods
 from velib_predictor.commands.live import LiveSystem
-from velib_predictor.config.config import Settings, SystemSettings
+from velib_predictor.config.config import Settings, SystemSettings, load_settings
+from velib_predictor.config.daily import JobSettings
 from velib_predictor.data.database import Database
 from velib_predictor.data.stations import ensure_system
 from velib_predictor.inference.issues import Issues
+from velib_predictor.inference.store import ModelStore
+from velib_predictor.jobs.issue import IssueJob
 from velib_predictor.utils.errors import VelibError
 
 MINUTE = timedelta(minutes=1)
@@ -202,6 +209,60 @@ def live_system(database: Database, tmp_path: Path, system_id: str) -> LiveSyste
 def test_training_that_fails_in_its_own_process_is_told(database: Database, tmp_path: Path) -> None:
     with pytest.raises(VelibError, match="training has ended with exit code 2"):
         live_system(database, tmp_path, "oslo")._retrain(threading.Event())
+
+
+def test_issues_are_made_while_a_model_is_trained_which_gives_way(
+    sqlite_template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A real `velib retrain --promote`, in its own process, beside issues from this one: on one SQLite file."""
+    shutil.copy(sqlite_template, tmp_path / "velib.db")
+    with closing(Database(f"sqlite:///{tmp_path}/velib.db")) as database:
+        midnight = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+        store_moods(database, lambda _day: 1.0, 13, midnight - timedelta(days=12))
+        began: list[subprocess.Popen[bytes]] = []
+
+        class Watched(subprocess.Popen[bytes]):
+            def __init__(self, *arguments: Any, **options: Any) -> None:
+                super().__init__(*arguments, **options)
+                began.append(self)
+
+        monkeypatch.setattr(subprocess, "Popen", Watched)
+        for name, value in (("ISSUE_EVERY", "3h"), ("TOLERANCE", "3h"), ("TRAIN_MODEL", "persistence_delta")):
+            monkeypatch.setenv(f"VELIB_FORECAST__{name}", value)
+        settings = load_settings(db=str(database.url))
+        systems = {"moody": SystemSettings(url="http://127.0.0.1:1/gbfs.json")}
+        live = LiveSystem(settings, database, systems, MINUTE, options=["--db", str(database.url)])
+        training = threading.Thread(target=live._retrain, args=(threading.Event(),))
+        training.start()
+        eventually(lambda: began)
+        eventually(lambda: os.getpriority(os.PRIO_PROCESS, began[0].pid) == 10 or began[0].returncode is not None)
+        job, made, now = IssueJob(settings, database, "moody"), 0, datetime.now(UTC) - timedelta(days=9)
+        while began[0].poll() is None:
+            now += timedelta(hours=3)
+            assert job.run(now).issued_at <= now
+            made += began[0].poll() is None
+            with suppress(subprocess.TimeoutExpired):
+                began[0].wait(0.2)
+        training.join()
+        assert began[0].returncode == 0
+        assert made > 3, "serving does not wait for training"
+        champion = ModelStore(settings.models_dir).registry("moody").read().champion
+        assert champion
+        assert job.run(now + timedelta(hours=3)).version == champion.version
+
+
+def test_what_is_done_daily_is_as_the_settings_say(database: Database, tmp_path: Path) -> None:
+    def due(jobs: JobSettings, zone: str | None) -> dict[str, str]:
+        settings = Settings(data_dir=tmp_path / "data", database_url=str(database.url), jobs=jobs)
+        systems = {"town": SystemSettings(url="http://127.0.0.1:1/gbfs.json", timezone=zone)}
+        made = LiveSystem(settings, database, systems, MINUTE)._jobs(threading.Event())
+        noon = datetime(2026, 7, 1, 12, tzinfo=UTC)
+        return {job.name: f"{job.after(noon):%d %H:%M}" for job in made if job.due}
+
+    assert due(JobSettings(), None) == {"retrain": "02 03:20", "prune": "02 04:20"}
+    assert due(JobSettings(), "Europe/Paris") == {"retrain": "02 01:20", "prune": "02 02:20"}
+    assert due(JobSettings(retrain_at=None), None) == {"prune": "02 04:20"}
+    assert due(JobSettings(retrain_at=None, prune_at=None), None) == {}
 
 
 def test_training_ends_when_the_system_does(database: Database, tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from velib_predictor.config.config import (
     check_system_id,
     load_settings,
 )
+from velib_predictor.config.daily import JobSettings, MlflowSettings
 from velib_predictor.config.explain import NO_SETTINGS
 from velib_predictor.config.outside import CalendarSettings, WeatherSettings
 from velib_predictor.utils.errors import ExitCode, SettingsError, UsageError
@@ -35,6 +36,8 @@ SECTIONS: dict[str, Any] = {
     "archive": ArchiveSettings,
     "storage": StorageSettings,
     "forecast": ForecastSettings,
+    "jobs": JobSettings,
+    "mlflow": MlflowSettings,
     "systems.velib": SystemSettings,
     "systems.velib.fallback": FallbackSettings,
     "systems.velib.calendar": CalendarSettings,
@@ -106,7 +109,7 @@ def test_the_shipped_example_of_env_is_accepted_and_changes_nothing() -> None:
 def test_every_setting_says_what_it_means() -> None:
     for path, model in SECTIONS.items():
         for name, field in model.model_fields.items():
-            if name not in ("collector", "archive", "storage", "forecast"):
+            if name not in SECTIONS:
                 assert field.description, f"{path}.{name} has no description"
 
 

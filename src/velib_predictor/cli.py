@@ -6,7 +6,7 @@ import sys
 import typer
 
 from velib_predictor import __version__
-from velib_predictor.commands import city, collect, database, demo, doctor, forecast, jobs, serve, transfer
+from velib_predictor.commands import city, collect, database, demo, doctor, forecast, jobs, models, serve, transfer
 from velib_predictor.utils.errors import ExitCode, VelibError
 
 app = typer.Typer(
@@ -33,6 +33,7 @@ app.command("retrain")(jobs.retrain)
 app.command("prune")(jobs.prune)
 app.command("doctor")(doctor.doctor)
 app.add_typer(database.app, name="db")
+app.add_typer(models.app, name="models")
 app.add_typer(city.app, name="city")
 
 

@@ -16,8 +16,9 @@ import pytest
 
 from tests.test_models.panels import disturbed, small_city
 from velib_predictor.data.panel import BIKES, DOCKS, EBIKES, MISSING, Panel, Ticks
+from velib_predictor.evaluation.comparison import LEAST_DAYS
 from velib_predictor.evaluation.evaluator import Backtest, Protocol, backtest
-from velib_predictor.evaluation.report import LEAST_DAYS, as_table, report
+from velib_predictor.evaluation.report import as_table, report
 from velib_predictor.forecast.forecast import Forecast, ForecastSpec
 from velib_predictor.models.base import Forecaster, HistoryError, forecaster
 from velib_predictor.models.baseline.persistence import Persistence, PersistenceDelta

@@ -104,8 +104,13 @@ class Page(HTMLParser):
     @property
     def scores(self) -> Iterator[list[str]]:
         """Rows of the tables of scores, without the horizon that stands only in the first row of each."""
-        for table in self.tables[:-1]:
+        for table in self.of_scores:
             yield from (row[len(row) - len(COLUMNS) - 1 :] for row in table[1:])
+
+    @property
+    def of_scores(self) -> list[list[list[str]]]:
+        """The tables of scores."""
+        return [table for table in self.tables if table[0][:3] == ["Horizon", "Model", "Rows"]]
 
 
 @pytest.fixture(scope="module")
@@ -212,8 +217,24 @@ def test_an_interval_stands_under_its_skill(data: Data, tmp_path: Path) -> None:
     assert [row[3] for row in rows] == ["21.0 %|−5.0 % to 31.0 %"]  # noqa: RUF001
 
 
+def test_differences_stand_in_a_table_with_their_intervals(whole: Data, data: Data, tmp_path: Path) -> None:
+    for row in data["differences"]:
+        row.update(difference=-0.0123, low=-0.02, high=0.001)
+    data["differences"][0].update(difference=-0.5, low=-0.75, high=-0.25)
+    page = drawn(data, tmp_path)
+    (table,) = [table for table in page.tables if table[0][:2] == ["Target", "Horizon"]]
+    base = data["differences"][0]["reference"]
+    assert sorted([base, *table[0][2:]]) == sorted(data["models"])
+    assert f"Differences in RPS from {base}" in page.text
+    assert table[1] == ["all", "all", "−0.5000|−0.7500 to −0.2500", "−0.0123|−0.0200 to +0.0010"]  # noqa: RUF001
+    assert [row[:2] for row in table[2:5]] == [["bikes", "all"], ["bikes", "15m"], ["bikes", "1h"]]
+    assert "−0.5000" in page.bold  # noqa: RUF001
+    assert "−0.0123" not in page.bold  # noqa: RUF001
+    assert all(row["low"] is None for row in whole["differences"]), "four days tell no interval"
+
+
 def test_words_fit_the_target(shown: Page) -> None:
-    heads = [" ".join(table[0]) for table in shown.tables[:-1]]
+    heads = [" ".join(table[0]) for table in shown.of_scores]
     for head, word in zip(heads, ("bike", "e\u2011bike", "dock"), strict=True):
         assert f"P(≥\u00a01\u00a0{word})" in head
 

@@ -10,6 +10,7 @@ import pytest
 from tests.test_models.panels import small_city
 from velib_predictor.data.panel import Panel
 from velib_predictor.forecast.forecast import ForecastSpec
+from velib_predictor.inference.registry import Ref
 from velib_predictor.inference.store import ModelStore
 from velib_predictor.models.base import ArtifactError, Forecaster, forecaster
 from velib_predictor.utils.errors import UsageError, VelibError
@@ -138,3 +139,76 @@ def test_a_model_that_was_not_fitted_or_a_system_that_is_no_name_is_not_kept(sto
     assert store.folders("small") == []
     with pytest.raises(UsageError, match="no name for a system"):
         store.add(fitted(city), "../evil")
+
+
+# -- in force ------------------------------------------------------------------------------------------------
+
+
+def test_the_chosen_one_stays_in_force_and_what_stands_in_never_is(store: ModelStore, city: Panel) -> None:
+    assert store.in_force("small") is None
+    assert store.register(fitted(city, "climatology"), "small")[1] is None
+    assert store.in_force("small") is None
+    assert store.serving("small").name == "climatology"
+    first, alias = store.register(fitted(city, "persistence_delta", 24), "small", {"about.json": "{}"})
+    assert (alias, (first / "about.json").read_text()) == ("champion", "{}")
+    store.settle("small")
+    second, alias = store.register(fitted(city, "persistence_delta"), "small")
+    assert alias == "challenger"
+    assert store.in_force("small") == store.in_force("small", "persistence_delta") == first
+    assert store.in_force("small", "climatology") == store.newest_folder("small", "climatology")
+    assert until(store.serving("small")) == "2024-10-24T00:00:00Z"
+    assert until(store.newest("small")) == "2024-10-25T00:00:00Z"
+    assert store.systems() == ["small"]
+    assert second != first
+
+
+def test_without_a_registry_the_newest_is_in_force_and_is_written_down_by_the_next(
+    store: ModelStore, city: Panel
+) -> None:
+    store.add(fitted(city, "persistence_delta", 24), "small")
+    old = store.add(fitted(city, "persistence_delta"), "small")
+    assert store.in_force("small") == old
+    assert not store.registry("small").file.exists(), "reading changes nothing"
+    newer, alias = store.register(fitted(city, "persistence_delta"), "small")
+    assert (alias, store.in_force("small")) == ("champion", newer)
+    assert store.registry("small").read().previous == (Ref.of(old),), "one can go back to it"
+    store.registry("small").file.unlink()
+    assert store.settle("small").champion == Ref.of(newer)
+
+
+def test_a_version_is_found_by_what_tells_it_from_the_others(store: ModelStore, city: Panel) -> None:
+    made = [store.add(fitted(city, name), "small") for name in ("persistence", "persistence_delta", "persistence")]
+    for folder, name in zip(made, ("20240101T000000Z", "20240102T000000Z", "20250101T000000Z"), strict=True):
+        folder.rename(folder.with_name(name))
+    for text, name in (
+        ("2025", "20250101T000000Z"),
+        ("20240102T000000Z", "20240102T000000Z"),
+        ("persistence_delta", "20240102T000000Z"),
+        ("persistence/2024", "20240101T000000Z"),
+    ):
+        assert store.find("small", text).name == name
+    with pytest.raises(
+        UsageError, match=r"'2024' means several versions of 'small'; there are: .*/20240102.*/20240101"
+    ):
+        store.find("small", "2024")
+    with pytest.raises(
+        UsageError, match=r"'2026' means no version of 'small'; there are: persistence/20250101T000000Z"
+    ):
+        store.find("small", "2026")
+    with pytest.raises(UsageError, match="there are: none yet"):
+        store.find("oslo", "2026")
+
+
+def test_pruning_keeps_what_is_in_force_challenges_or_can_be_gone_back_to(store: ModelStore, city: Panel) -> None:
+    made = [store.add(fitted(city, "persistence_delta"), "small") for _ in range(6)]
+    store.registry("small").enter(Ref.of(made[0]), datetime.now(UTC))
+    registry, now = store.registry("small"), datetime.now(UTC)
+    registry.promote(Ref.of(made[1]), now, "", Ref.of(made[0]))
+    registry.enter(Ref.of(made[2]), now)
+    assert store.prune(1) == 2
+    assert [folder.exists() for folder in made] == [True, True, True, False, False, True]
+    other = [store.add(fitted(city, "persistence_delta"), "other") for _ in range(2)]
+    registry.file.write_text("damaged")
+    assert store.prune(1) == 1, "of a system about which nothing is known, nothing goes"
+    assert [folder.exists() for folder in made] == [True, True, True, False, False, True]
+    assert [folder.exists() for folder in other] == [False, True]

@@ -26,8 +26,8 @@ def with_forecast(settings: Settings, **changes: object) -> Settings:
 def test_the_stand_in_and_the_model_are_fitted_on_the_last_days(settings: Settings, stored: Database) -> None:
     told: list[tuple[str, int, int]] = []
     done = retrain(settings, stored, "town", NOW, lambda *step: told.append(step))
-    assert [report.model for _, report in done] == ["climatology", "persistence_delta"]
-    for folder, report in done:
+    assert [one.report.model for one in done] == ["climatology", "persistence_delta"]
+    for folder, report, _ in done:
         assert (report.system_id, report.tolerance, report.step) == ("town", "15m", "15m")
         assert (report.first, report.until) == ("2024-11-06T01:00:00Z", "2024-11-12T01:00:00Z")
         assert load_model(folder).report == report
@@ -38,14 +38,14 @@ def test_the_stand_in_and_the_model_are_fitted_on_the_last_days(settings: Settin
 def test_what_was_trained_is_in_force_at_the_next_issue(settings: Settings, stored: Database) -> None:
     job = IssueJob(settings, stored, "town")
     assert job.run(NOW).state is State.DEGRADED
-    folder, _ = retrain(settings, stored, "town", NOW)[-1]
+    folder = retrain(settings, stored, "town", NOW)[-1].folder
     issue = job.run(NOW + HOUR)
     assert (issue.state, issue.model, issue.version) == (State.FRESH, "persistence_delta", folder.name)
 
 
 def test_the_grid_of_issues_is_the_models(settings: Settings, stored: Database) -> None:
     hourly = with_forecast(settings, issue_every=HOUR)
-    (_, (folder, report)) = retrain(hourly, stored, "town", NOW)
+    folder, report, _ = retrain(hourly, stored, "town", NOW)[-1]
     model = load_model(folder)
     assert (report.step, model.spec.step) == ("1h", HOUR)
     assert min(model.spec.horizons) == HOUR
@@ -53,12 +53,12 @@ def test_the_grid_of_issues_is_the_models(settings: Settings, stored: Database) 
 
 def test_a_stand_in_that_is_the_model_is_fitted_once(settings: Settings, stored: Database) -> None:
     done = retrain(with_forecast(settings, train_model="climatology"), stored, "town", NOW)
-    assert [report.model for _, report in done] == ["climatology"]
+    assert [one.report.model for one in done] == ["climatology"]
     assert len(ModelStore(settings.models_dir).folders("town")) == 1
 
 
 def test_too_little_history_is_said_and_what_was_in_force_stays(settings: Settings, stored: Database) -> None:
-    kept = [folder for folder, _ in retrain(settings, stored, "town", NOW)]
+    kept = [one.folder for one in retrain(settings, stored, "town", NOW)]
     with pytest.raises(HistoryError, match="too little history to fit climatology"):
         retrain(settings, stored, "town", START + HOUR)
     assert set(ModelStore(settings.models_dir).folders("town")) == set(kept)

@@ -2,7 +2,8 @@
 
 import threading
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, time, timedelta
+from zoneinfo import ZoneInfo
 
 import pytest
 
@@ -54,6 +55,17 @@ def test_once_a_day_at_its_hour() -> None:
     lag = timedelta(hours=2, minutes=20)
     times = ran(lambda *_: Job("retrain", nothing, timedelta(days=1), lag), hours=48)
     assert [time.isoformat()[:16] for time in times] == ["2026-03-05T02:20", "2026-03-06T02:20"]
+
+
+def test_a_daily_job_runs_at_the_clocks_time_whatever_clocks_do() -> None:
+    """Paris, around the night of 2026-03-29, which has no 02:30: the job is done that day, too, and once."""
+    first, last = (datetime(2026, 3, day, 12, tzinfo=UTC) for day in (27, 30))
+    clock, stop = JumpingClock(first, last), threading.Event()
+    times: list[str] = []
+    run = Job.daily("retrain", lambda now: times.append(f"{now:%d %H:%M}"), time(2, 30), ZoneInfo("Europe/Paris"))
+    with Scheduler([run], stop, clock):  # type: ignore[arg-type]
+        assert stop.wait(DEADLINE_S)
+    assert times == ["28 01:30", "29 01:30", "30 00:30"]
 
 
 @pytest.mark.parametrize("error", [VelibError("the database is away"), RuntimeError("a mistake"), MemoryError()])

@@ -19,7 +19,7 @@ def pmf_of(spread: float, centre: npt.NDArray[np.float64], size: int = 31) -> Fl
     edges = np.arange(size) + 0.5
     cdf = norm.cdf((edges - centre[:, None]) / spread)
     cdf[:, -1] = 1
-    return np.diff(cdf, axis=1, prepend=0).astype(np.float32)
+    return np.asarray(np.diff(cdf, axis=1, prepend=0), dtype=np.float32)
 
 
 def told(pmf: Floats, truth: npt.NDArray[np.int64]) -> tuple[Floats, Floats]:
@@ -50,7 +50,7 @@ def test_too_narrow_too_wide_and_shifted_forecasts_are_set_right(spread: float, 
         """How far the share of truths below the 10 % and 90 % points is from that, randomised within a count."""
         upto = np.cumsum(pmf, axis=1)[rows, truth]
         place = upto - np.random.default_rng(0).random(len(rows)) * pmf[rows, truth]
-        return max(abs((place < q).mean() - q) for q in (0.1, 0.9))
+        return max(abs(float((place < q).mean()) - q) for q in (0.1, 0.9))
 
     assert off(after) < 0.02 < off(before)
 

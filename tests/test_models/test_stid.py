@@ -136,7 +136,7 @@ def test_scaling_is_that_of_a_slow_loop_and_leaves_gaps() -> None:
         known = features[:, column][~np.isnan(features[:, column])].astype(np.float64)
         assert scaling.middle[column] == pytest.approx(known.mean(), rel=1e-5)
         assert scaling.width[column] == pytest.approx(known.std(), rel=1e-4)
-    scaled = scaling.apply(features)
+    scaled = scaling.apply(features.copy())
     assert scaled.dtype == np.float32
     assert (np.isnan(scaled) == np.isnan(features)).all()
     assert (scaled[:, 2] == 0).all()
@@ -295,9 +295,14 @@ def test_a_station_never_seen_is_forecast_as_any_of_those_seen() -> None:
     rows = 6_000
     station = np.arange(rows) % 6
     random = np.random.default_rng(0)
-    told = [random.normal(size=(rows, 1)).astype(np.float32), np.zeros((rows, 1, 1), dtype=np.float32), station,
-            np.zeros((rows, 1, 2), dtype=np.int64), np.zeros((rows, 1, 2), dtype=np.int64),
-            np.full((rows, 1, 1), 2, dtype=np.float32)]  # fmt: skip
+    told: list[npt.NDArray[Any]] = [
+        random.normal(size=(rows, 1)).astype(np.float32),
+        np.zeros((rows, 1, 1), dtype=np.float32),
+        station,
+        np.zeros((rows, 1, 2), dtype=np.int64),
+        np.zeros((rows, 1, 2), dtype=np.int64),
+        np.full((rows, 1, 1), 2, dtype=np.float32),
+    ]
     now = np.full((rows, 1, 1), 10, dtype=np.float32)
     truth = now + np.where(station % 2 == 0, 2, -2)[:, None, None].astype(np.float32)
     came = Outcomes(now, truth, np.ones((rows, 1, 1), dtype=bool), np.full((rows, 1), 20, dtype=np.float32))

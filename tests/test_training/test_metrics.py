@@ -347,6 +347,48 @@ def test_days_without_rows_take_no_part() -> None:
     ours, reference, rows = days(2)
     gaps = [np.insert(values, [0, 7, 40], 0.0) for values in (ours, reference, rows)]
     assert metrics.day_block_bootstrap(*gaps) == metrics.day_block_bootstrap(ours, reference, rows)
+    assert metrics.paired_difference(*gaps) == metrics.paired_difference(ours, reference, rows)
+
+
+def test_the_difference_is_the_slow_one() -> None:
+    """Days drawn one by one with other random numbers; each day counts by its rows."""
+    ours, reference, rows = days(5)
+    found, low, high = metrics.paired_difference(ours, reference, rows, draws=20_000)
+    assert found == pytest.approx(ours.sum() / rows.sum() - reference.sum() / rows.sum())
+    random = np.random.default_rng(7)
+    drawn = []
+    for _ in range(20_000):
+        places = random.integers(0, len(ours), size=len(ours))
+        drawn.append((ours[places].sum() - reference[places].sum()) / rows[places].sum())
+    assert low < found < high < 0
+    np.testing.assert_allclose([low, high], np.quantile(drawn, [0.05, 0.95]), atol=(high - low) / 20)
+
+
+def test_the_difference_changes_its_sign_with_its_sides_and_is_none_of_a_model_from_itself() -> None:
+    ours, reference, rows = days(6)
+    found, low, high = metrics.paired_difference(ours, reference, rows)
+    assert metrics.paired_difference(reference, ours, rows) == pytest.approx((-found, -high, -low))
+    assert metrics.paired_difference(ours, ours, rows) == (0, 0, 0)
+
+
+def test_the_difference_finds_the_truth_as_often_as_it_says() -> None:
+    """Two equal models, each with its own noise of the day: 0 lies in about 270 of 300 intervals of 90 %."""
+    hits = 0
+    for seed in range(300):
+        random = np.random.default_rng(seed + 900)
+        weather = random.gamma(4, 0.5, size=40)
+        ours, reference = (100 * weather + random.normal(0, 10, size=40) for _ in range(2))
+        _, low, high = metrics.paired_difference(ours, reference, np.full(40, 100), draws=400, seed=seed)
+        hits += low <= 0 <= high
+    assert 250 <= hits <= 288
+
+
+def test_a_difference_of_too_few_days() -> None:
+    one = metrics.paired_difference(np.array([3.0]), np.array([1.0]), np.array([4]))
+    assert one[0] == 0.5
+    assert math.isnan(one[1])
+    assert math.isnan(one[2])
+    assert all(math.isnan(value) for value in metrics.paired_difference(np.zeros(2), np.zeros(2), np.zeros(2)))
 
 
 def test_bootstrap_of_next_to_nothing() -> None:

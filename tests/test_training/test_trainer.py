@@ -203,7 +203,8 @@ class KilledError(Exception):
 
 def killed_after(epochs: int) -> Callable[[nn.Module], float]:
     """A score that breaks off the training after so many epochs."""
-    unseen, told = on(line(seed=1)), []
+    unseen = on(line(seed=1))
+    told: list[float] = []
 
     def score(module: nn.Module) -> float:
         if len(told) == epochs:

@@ -1,6 +1,6 @@
 """Time: what is written is read back exactly, nothing naive passes, ticks do not depend on a clock change."""
 
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 from itertools import pairwise
 from zoneinfo import ZoneInfo
 
@@ -16,6 +16,7 @@ from velib_predictor.utils.temporal import (
     format_time,
     from_micros,
     next_aligned,
+    next_local,
     parse_duration,
     parse_time,
     to_micros,
@@ -241,3 +242,27 @@ def test_ticks_go_evenly_through_both_clock_changes() -> None:
             # A caller may hold local times: the grid is the same.
             ticks.append(next_aligned(ticks[-1].astimezone(PARIS), every, lead))
         assert {later - earlier for earlier, later in pairwise(ticks)} == {every}
+
+
+@given(
+    now=st.datetimes(datetime(2020, 1, 1), datetime(2030, 1, 1), timezones=st.just(UTC)),  # noqa: DTZ001
+    minute=st.integers(0, 1439),
+    zone=st.sampled_from(["UTC", "Europe/Paris", "America/New_York", "Australia/Lord_Howe", "Asia/Kathmandu"]),
+)
+def test_the_next_local_time_is_the_first_that_clocks_show(now: datetime, minute: int, zone: str) -> None:
+    """Against a search minute by minute."""
+    here, at = ZoneInfo(zone), time(minute // 60, minute % 60)
+    found = next_local(now, at, here)
+    whole = now.replace(second=0, microsecond=0)
+    minutes = (whole + timedelta(minutes=n) for n in range(1, 26 * 60))
+    first = next(t for t in minutes if (local := t.astimezone(here)).time() == at and local.fold == 0)
+    assert found == first or (now < found < first and found.astimezone(here).time() != at), "left out that day"
+
+
+def test_every_local_day_has_one_such_time() -> None:
+    zone, now = ZoneInfo("Europe/Paris"), datetime(2026, 3, 1, tzinfo=UTC)
+    found: list[date] = []
+    while len(found) < 300:
+        now = next_local(now, time(2, 30), zone)
+        found.append(now.astimezone(zone).date())
+    assert found == [found[0] + timedelta(days=n) for n in range(300)]

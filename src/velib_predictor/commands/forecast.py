@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from velib_predictor.commands.options import Horizons, Step, Targets, Tolerance, specification
+from velib_predictor.commands.options import Horizons, Step, Targets, Tolerance, Track, specification
 from velib_predictor.commands.output import ConfigFile, Db, Json, emit, open_database, progress_bar, start
 
 if TYPE_CHECKING:
@@ -30,22 +30,36 @@ def train(
     horizons: Horizons = None,
     targets: Targets = None,
     tolerance: Tolerance = None,
+    promote: Annotated[bool, typer.Option("--promote", help="Put it in force at once, without comparing.")] = False,
+    track: Track = None,
     db: Db = None,
     config: ConfigFile = None,
     as_json: Json = False,
 ) -> None:
-    """Fit a model on the stored history and keep it under models/."""
-    from dataclasses import asdict
+    """Fit a model on the stored history and keep it under models/.
 
+    It is in force at once, until one was chosen for a system (`velib models promote`, or the nightly comparison of
+    `velib run`). From then on it is the challenger of that one, and --promote puts it in force all the same.
+    Climatology and persistence only stand in.
+    """
+    from dataclasses import asdict
+    from datetime import UTC, datetime
+
+    from velib_predictor.config.models import load_model_settings
     from velib_predictor.data.panel import Panel
     from velib_predictor.data.special_days import SpecialDays
-    from velib_predictor.inference.store import ModelStore
+    from velib_predictor.inference.card import beside
+    from velib_predictor.jobs.promote import promote as put_in_force
+    from velib_predictor.jobs.retrain import fit, keep, whose
+    from velib_predictor.jobs.tracking import tell_trained, tracker_of
     from velib_predictor.models.base import forecaster
     from velib_predictor.utils.temporal import from_micros, parse_duration, parse_time
 
     settings = start(config, db)
     spec = specification(step, horizons, targets)
-    made = forecaster(model)(spec)
+    recipe = load_model_settings(settings.models_file)
+    forecaster(model)  # an unknown one is refused before anything is read
+    told = tracker_of(settings, track)
     end = parse_time(until) if until else None
     age = parse_duration(tolerance) if tolerance else None
     database = open_database(settings)
@@ -58,16 +72,30 @@ def train(
             if tell:
                 tell(f"fit {model}", 1, 2)
             last = int(panel.ticks[-1].astype("int64")) * 1_000_000 + 1
-            report = made.fit(panel, end or from_micros(last))
-        folder = ModelStore(settings.models_dir).add(made, system)
+            made, made_from = fit(
+                forecaster(model)(spec, recipe), panel, end or from_micros(last), whose(database, system),
+                f"velib train {model}",
+            )  # fmt: skip
+        folder, report, alias = keep(settings, system, made, beside(made, made_from))
+        if promote:
+            put_in_force(settings, database, system, folder, datetime.now(UTC), force=True)
+            alias = "champion"
     finally:
         database.close()
+    tell_trained(told, settings, system, [folder])
     emit(
-        {"folder": str(folder), **asdict(report), "spec": spec.as_dict()},
+        {"folder": str(folder), "alias": alias, **asdict(report), "spec": spec.as_dict()},
         as_json,
         f"{model} fitted on {report.rows} rows ({report.details.get('rows', 'rows')}) of {report.days} days, "
-        f"{report.first} to {report.until}\nkept in {folder}",
+        f"{report.first} to {report.until}\nkept in {folder}\n{_STANDS[alias]}",
     )
+
+
+_STANDS = {
+    "champion": "it is in force",
+    "challenger": "another model was chosen to be in force; `velib models promote` compares the two",
+    None: "it stands in where the model in force has no answer",
+}
 
 
 def predict(
@@ -79,7 +107,9 @@ def predict(
         str | None, typer.Option("--at", metavar="T", help="Forecast for this time, with its offset.")
     ] = None,
     horizon: Annotated[str | None, typer.Option("--horizon", help="Forecast so far ahead, such as 30m.")] = None,
-    model: Annotated[str | None, typer.Option("--model", help="Which model (default: the newest one).")] = None,
+    model: Annotated[
+        str | None, typer.Option("--model", help="The newest of this name (default: the model in force).")
+    ] = None,
     now: Annotated[
         str | None, typer.Option("--now", metavar="T", help="Forecast from what was known then (default: now).")
     ] = None,
@@ -111,8 +141,9 @@ def predict(
     database = open_database(settings)
     try:
         name = only_system(database, system)
-        chosen, days = ModelStore(settings.models_dir).newest(name, model), SpecialDays.of(settings, name)
-        forecast, panel = forecast_at(chosen, database, name, instant, days)
+        store = ModelStore(settings.models_dir)
+        asked = store.newest(name, model) if model else store.serving(name)
+        forecast, panel = forecast_at(asked, database, name, instant, SpecialDays.of(settings, name))
     finally:
         database.close()
     if ahead and ahead <= forecast.spec.horizons[-1]:
@@ -150,6 +181,11 @@ def backtest(
     report_out: Annotated[
         Path | None, typer.Option("--report-out", help="Folder for report.json and report.html.")
     ] = None,
+    against: Annotated[
+        str | None,
+        typer.Option("--against", metavar="MODEL", help="Whom the others are compared with (default: best baseline)."),
+    ] = None,
+    track: Track = None,
     truth: Annotated[
         int | None,
         typer.Option("--truth", metavar="SEED", help="Synthetic city: also the forecast that knows its true rates."),
@@ -159,19 +195,23 @@ def backtest(
     as_json: Json = False,
 ) -> None:
     """Fit models on one period and judge them, tick by tick, on a later one, all on the same rows."""
+    from velib_predictor.config.models import load_model_settings
     from velib_predictor.data.special_days import SpecialDays
-    from velib_predictor.evaluation.evaluator import Protocol, load
+    from velib_predictor.evaluation.comparison import check_reference
+    from velib_predictor.evaluation.evaluator import BASELINE, Protocol, load
     from velib_predictor.evaluation.evaluator import backtest as judge
     from velib_predictor.evaluation.report import as_table, report
     from velib_predictor.evaluation.writer import check_name
+    from velib_predictor.jobs.tracking import tell_backtest, tracker_of
     from velib_predictor.models.base import forecaster
     from velib_predictor.utils.temporal import parse_duration, parse_time
 
     settings = start(config, db)
     spec = specification(step, horizons, targets)
     names = [name.strip() for name in models.split(",") if name.strip()]
-    for name in names:
-        forecaster(name)  # an unknown one is refused before anything is read
+    recipe = load_model_settings(settings.models_file)
+    chosen: list[Forecaster] = [forecaster(name)(spec, recipe) for name in names]  # an unknown one is refused now
+    check_reference(against, [BASELINE, *names])
     if forecasts_out:
         check_name(forecasts_out)
     protocol = Protocol(
@@ -182,6 +222,7 @@ def backtest(
         test_until=parse_time(test_until),
         tolerance=parse_duration(tolerance) if tolerance else spec.step,
     )
+    told = tracker_of(settings, track)
     if report_out:
         report_out.mkdir(parents=True, exist_ok=True)  # what cannot be written is said now, not after hours
     database = open_database(settings)
@@ -189,15 +230,15 @@ def backtest(
         panel = load(database, system, protocol, SpecialDays.of(settings, system))
     finally:
         database.close()
-    chosen: list[str | Forecaster] = [*names]
     if truth is not None:
         from velib_predictor.commands.truth import Truth
 
         chosen.append(Truth(spec, truth))
     with progress_bar() as tell:
-        data = report(judge(panel, chosen, protocol, forecasts_out=forecasts_out, progress=tell))
+        data = report(judge(panel, chosen, protocol, forecasts_out=forecasts_out, progress=tell), against)
     if report_out:
         from velib_predictor.evaluation.visualizer import write_report
 
         write_report(data, report_out)
+    tell_backtest(told, data)
     emit(data, as_json, "" if as_json else as_table(data))

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from velib_predictor.commands.options import Now, moment
 from velib_predictor.commands.output import ConfigFile, Db, Json, emit, open_database, progress_bar, start
 from velib_predictor.commands.signals import stopped_by_signals
 
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
 System = Annotated[
     list[str] | None, typer.Option("--system", metavar="ID", help="System; repeatable (default: all that are stored).")
 ]
-Now = Annotated[str | None, typer.Option("--now", metavar="T", help="As if it were then (default: now).")]
 
 
 def issue(
@@ -48,7 +48,7 @@ def issue(
         if follow:
             _follow(jobs, settings.forecast.issue_every)
             return
-        instant = _instant(now)
+        instant = moment(now)
         issues = [job.run(instant) for job in jobs.values()]
     done = [
         {
@@ -100,7 +100,7 @@ def weather(
     settings = start(config, db)
     if not settings.weather.url:
         raise UsageError("the settings name no weather forecast: set weather.url, such as that in config/config.yaml")
-    instant = _instant(now)
+    instant = moment(now)
     with closing(open_database(settings)) as database:
         found = {name: WeatherJob(settings, database, name).run(instant) for name in _systems(database, system)}
     done = [
@@ -119,7 +119,7 @@ def score(system: System = None, now: Now = None, db: Db = None, config: ConfigF
     from velib_predictor.jobs.score import summary
 
     settings = start(config, db)
-    instant = _instant(now)
+    instant = moment(now)
     done: dict[str, Any] = {}
     with closing(open_database(settings)) as database:
         for name in _systems(database, system):
@@ -139,25 +139,49 @@ def score(system: System = None, now: Now = None, db: Db = None, config: ConfigF
 
 
 def retrain(
-    system: System = None, now: Now = None, db: Db = None, config: ConfigFile = None, json: Json = False
+    system: System = None,
+    now: Now = None,
+    promote: Annotated[
+        bool, typer.Option("--promote", help="Compare it with the one in force, and put it in force if it is better.")
+    ] = False,
+    db: Db = None,
+    config: ConfigFile = None,
+    json: Json = False,
 ) -> None:
-    """Fit the configured model (forecast.train_model) anew on the newest history; issues use it from then on."""
+    """Fit the configured model (forecast.train_model) anew on the newest history.
+
+    It is in force at once, until one was chosen; then it is that one's challenger. With --promote, which is what `velib
+    run` does every night, it is compared with the one in force on days that neither has seen, and takes its place only
+    if it wins; that it does not is no failure.
+    """
     from dataclasses import asdict
 
-    from velib_predictor.jobs.retrain import retrain as run
+    from velib_predictor.jobs.promote import Challenge, challenge
+    from velib_predictor.jobs.retrain import retrain as train
+    from velib_predictor.jobs.tracking import tell_trained, tracker_of
 
     settings = start(config, db)
-    instant = _instant(now)
-    done: dict[str, list[dict[str, Any]]] = {}
+    instant = moment(now)
+    told = tracker_of(settings)
+    done: dict[str, Any] = {}
     with closing(open_database(settings)) as database, progress_bar() as tell:
         for name in _systems(database, system):
-            trained = run(settings, database, name, instant, tell)
-            done[name] = [{"folder": str(folder), **asdict(report)} for folder, report in trained]
-    lines = [
-        f"{name}: {report['model']} fitted on {report['rows']} rows of {report['days']} days, in {report['folder']}"
-        for name, reports in done.items()
-        for report in reports
-    ]
+            if promote:
+                outcome = challenge(settings, database, name, instant, tell)
+            else:
+                outcome = Challenge(train(settings, database, name, instant, tell), False, "")
+            tell_trained(told, settings, name, [one.folder for one in outcome.trained])
+            trained = [{"folder": str(one.folder), "alias": one.alias, **asdict(one.report)} for one in outcome.trained]
+            judged = {"promoted": outcome.promoted, "reason": outcome.reason, "comparison": outcome.comparison}
+            done[name] = {"trained": trained, **judged} if promote else trained
+    lines = []
+    for name, found in done.items():
+        lines += [
+            f"{name}: {row['model']} fitted on {row['rows']} rows of {row['days']} days, in {row['folder']}"
+            for row in (found["trained"] if promote else found)
+        ]
+        if promote:
+            lines.append(f"{name}: {'promoted' if found['promoted'] else 'not promoted'}, {found['reason']}")
     emit(done, json, "\n".join(lines) or "no system is stored")
 
 
@@ -181,14 +205,6 @@ def prune(db: Db = None, config: ConfigFile = None, json: Json = False) -> None:
         f"{done['packed']} days packed, {done['deleted']} days, {done['rows']} rows, {done['issues']} issues and "
         f"{done['models']} old models deleted",
     )
-
-
-def _instant(text: str | None) -> Any:
-    from datetime import UTC, datetime
-
-    from velib_predictor.utils.temporal import parse_time
-
-    return parse_time(text) if text else datetime.now(UTC)
 
 
 def _systems(database: "Database", names: list[str] | None) -> list[str]:

@@ -1,12 +1,14 @@
 """One process that does everything: collector, issue job, scores, retraining, API. `velib run` and `velib demo`."""
 
+import os
 import socket
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from datetime import datetime, timedelta
+from contextlib import ExitStack, contextmanager, suppress
+from datetime import datetime, time, timedelta
+from zoneinfo import ZoneInfo
 
 from velib_predictor.api.app import create_app
 from velib_predictor.api.server import Server
@@ -24,7 +26,8 @@ from velib_predictor.jobs.weather import weather_jobs
 from velib_predictor.utils.errors import VelibError
 
 _SCORE_LAG = timedelta(seconds=90)
-_DAY = timedelta(days=1)
+_NICE = 10
+"""How much training gives way to whatever else the machine has to do, in the unit of nice(1)."""
 
 
 class LiveSystem:
@@ -87,9 +90,18 @@ class LiveSystem:
             jobs.append(Job(f"score-{name}", self._scoring(name), every, _SCORE_LAG))
         jobs += weather_jobs(self._settings, self._database, list(self._systems), self._clock)
         if self._clock.speed == 1.0:  # a demonstration is over before these are due, and its days are short
-            jobs.append(Job("retrain", lambda _now: self._retrain(stop), _DAY, timedelta(hours=2, minutes=20)))
-            jobs.append(Job("prune", self._prune, _DAY, timedelta(hours=3, minutes=20)))
+            jobs += self._daily(stop)
         return jobs
+
+    def _daily(self, stop: threading.Event) -> list[Job]:
+        """What is done once a day, at the times of the settings: `velib retrain --promote` and `velib prune`."""
+        chosen = self._settings.jobs
+        zone = ZoneInfo(next((system.timezone for system in self._systems.values() if system.timezone), "UTC"))
+        jobs: tuple[tuple[str, Callable[[datetime], object], time | None], ...] = (
+            ("retrain", lambda _now: self._retrain(stop), chosen.retrain_at),
+            ("prune", self._prune, chosen.prune_at),
+        )
+        return [Job.daily(name, run, at, zone) for name, run, at in jobs if at is not None]
 
     def _issuing(self, name: str) -> Callable[[datetime], None]:
         job = IssueJob(self._settings, self._database, name, self._clock)
@@ -109,11 +121,13 @@ class LiveSystem:
         prune_models(self._settings)
 
     def _retrain(self, stop: threading.Event) -> None:
-        """In a process of its own: training takes gigabytes, which this one would never give back."""
-        command = [sys.executable, "-m", "velib_predictor.cli", "retrain", "--json", *self._options]
+        """In a process of its own, which gives way: it takes gigabytes and every processor, and serving goes on."""
+        command = [sys.executable, "-m", "velib_predictor.cli", "retrain", "--promote", "--json", *self._options]
         for name in self._systems:
             command += ["--system", name]
         with subprocess.Popen(command, stdout=subprocess.DEVNULL) as child:  # noqa: S603
+            with suppress(OSError):  # it has ended already
+                os.setpriority(os.PRIO_PROCESS, child.pid, _NICE)
             while child.poll() is None:
                 if stop.wait(1.0):
                     child.terminate()

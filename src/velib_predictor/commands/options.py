@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from velib_predictor.forecast.forecast import ForecastSpec
 
 Step = Annotated[str, typer.Option("--step", help="Grid of the forecasts, such as 15m or 1h.")]
@@ -18,6 +20,12 @@ Horizons = Annotated[
 Targets = Annotated[
     str | None,
     typer.Option("--targets", help="Of bikes, mechanical, ebikes, docks (default: all).", show_default=False),
+]
+
+Now = Annotated[str | None, typer.Option("--now", metavar="T", help="As if it were then (default: now).")]
+Track = Annotated[
+    bool | None,
+    typer.Option("--track/--no-track", help="Tell MLflow of it (default: as the settings say).", show_default=False),
 ]
 
 
@@ -37,6 +45,19 @@ def specification(step: str, horizons: str | None, targets: str | None) -> "Fore
         else tuple(horizon for horizon in DEFAULT_HORIZONS if not horizon % size)
     )
     return ForecastSpec(size, ahead, tuple(_parts(targets)) if targets is not None else TARGETS)
+
+
+def moment(text: str | None) -> "datetime":
+    """The time that --now gives; without it, now.
+
+    Raises:
+        UsageError: it is no time, or has no offset.
+    """
+    from datetime import UTC, datetime
+
+    from velib_predictor.utils.temporal import parse_time
+
+    return parse_time(text) if text else datetime.now(UTC)
 
 
 def _parts(text: str) -> list[str]:

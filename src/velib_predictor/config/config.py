@@ -14,30 +14,20 @@ from typing import Annotated, Any, Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from dotenv import dotenv_values
-from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
+from pydantic import AfterValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 from sqlalchemy import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
+from velib_predictor.config.daily import JobSettings, MlflowSettings
 from velib_predictor.config.explain import ENV_PREFIX, Variable, explain, explain_unknown, place
-from velib_predictor.config.outside import CalendarSettings, Section, WeatherSettings
+from velib_predictor.config.outside import CalendarSettings, WeatherSettings
+from velib_predictor.config.values import Duration, Section
 from velib_predictor.config.yaml_file import read_yaml
 from velib_predictor.utils.errors import SettingsError, UsageError
-from velib_predictor.utils.temporal import DURATION_FORM, parse_duration
 
 DEFAULT_FILE = Path("config/config.yaml")
 ENV_FILE = Path(".env")
-
-
-def _duration(value: Any) -> timedelta:
-    if isinstance(value, timedelta):
-        return value
-    if not isinstance(value, str):  # of a bare number nobody knows whether it means seconds or minutes
-        raise ValueError(f"a duration is text with a unit; {DURATION_FORM}")
-    try:
-        return parse_duration(value)
-    except UsageError as error:
-        raise ValueError(str(error)) from None
 
 
 def is_time_zone(name: str) -> bool:
@@ -84,13 +74,6 @@ def _system_id(name: str) -> str:
         raise ValueError(str(error)) from None
 
 
-def _positive(value: timedelta) -> timedelta:
-    if value <= timedelta(0):
-        raise ValueError("a duration must be positive, such as 60s or 15m")
-    return value
-
-
-Duration = Annotated[timedelta, BeforeValidator(_duration), AfterValidator(_positive)]
 TimeZone = Annotated[str, AfterValidator(_zone)]
 SystemId = Annotated[str, AfterValidator(_system_id)]
 Fraction = Annotated[float, Field(gt=0, le=1)]
@@ -154,7 +137,7 @@ class ForecastSettings(Section):
     """How forecasts are made, kept and judged."""
 
     model: str | None = None
-    """Name of the model that is asked; empty takes the one that was trained last."""
+    """Name of the model that is asked; empty asks the one in force (`velib models list`), whatever its name."""
     issue_every: Duration = timedelta(minutes=15)
     """Time between issues, and the grid on which models are trained for them."""
     tolerance: Duration = timedelta(minutes=20)
@@ -243,6 +226,8 @@ class Settings(BaseSettings):
     """Where the embedded database and the raw archive live."""
     models_dir: Path = Path("models")
     """Where fitted models live."""
+    models_file: Path | None = None
+    """How models are made; empty is config/model_config.yaml where it exists, else the defaults."""
     database_url: str = Field(default_factory=_embedded_database)
     """SQLAlchemy address, without a password in the file; DATABASE_URL or DB_* in the environment come first. Empty
     is velib.db in `data_dir`."""
@@ -256,6 +241,8 @@ class Settings(BaseSettings):
     forecast: ForecastSettings = ForecastSettings()
     weather: WeatherSettings = WeatherSettings()
     """The weather forecast."""
+    jobs: JobSettings = JobSettings()
+    mlflow: MlflowSettings = MlflowSettings()
     systems: dict[SystemId, SystemSettings] = Field(default_factory=lambda: {"velib": VELIB})
     """The systems that are collected, by system_id."""
 
@@ -306,6 +293,10 @@ def load_settings(file: Path | None = None, *, db: str | None = None) -> Setting
         _check_database_url(url, f"{path}: database_url", password_allowed=False)
     if level := variables.get("LOG_LEVEL"):
         in_file["log_level"] = level.value.upper()
+    if uri := variables.get("MLFLOW_TRACKING_URI"):
+        section = in_file.setdefault("mlflow", {})
+        if isinstance(section, dict):
+            in_file["mlflow"] = section | {"tracking_uri": uri.value}
     # Not left to the default: variables are merged into what is given here.
     in_file.setdefault("systems", {"velib": VELIB.model_dump(exclude_unset=True)})
     try:

@@ -1,15 +1,11 @@
-"""Settings of what lies outside of the feeds: weather, school holidays, events; and what all sections share."""
+"""Settings of what lies outside of the feeds: weather, school holidays, events."""
 
 from datetime import date
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, AliasChoices, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, AliasChoices, Field, model_validator
 
-
-class Section(BaseModel):
-    """A part of the settings."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+from velib_predictor.config.values import Section
 
 
 def _unless_none(url: str | None) -> str | None:

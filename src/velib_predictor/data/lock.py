@@ -3,7 +3,7 @@
 import fcntl
 import os
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from sqlalchemy import Connection, text
@@ -94,8 +94,24 @@ class _AdvisoryLock:
                 connection.close()
 
 
+def _file_lock(path: Path, what: str) -> AbstractContextManager[None]:
+    return exclusive(
+        path,
+        f"another collector{{}} already polls {what}; "
+        "stop it first, or give this one another VELIB_DATA_DIR and database",
+    )
+
+
 @contextmanager
-def _file_lock(path: Path, what: str) -> Iterator[None]:
+def exclusive(path: Path, held: str) -> Iterator[None]:
+    """Hold a file's lock, which vanishes with the process.
+
+    Args:
+        held: what is said where somebody else holds it; `{}` stands for the process.
+
+    Raises:
+        AlreadyRunningError: somebody else holds it.
+    """
     with ExitStack() as stack:
         file = stack.enter_context(path.open("a+"))
         try:
@@ -103,10 +119,7 @@ def _file_lock(path: Path, what: str) -> Iterator[None]:
         except BlockingIOError:
             file.seek(0)
             holder = file.read().strip()
-            raise AlreadyRunningError(
-                f"another collector{f' (process {holder})' if holder else ''} already polls {what}; "
-                "stop it first, or give this one another VELIB_DATA_DIR and database"
-            ) from None
+            raise AlreadyRunningError(held.replace("{}", f" (process {holder})" if holder else "", 1)) from None
         file.truncate(0)
         file.write(str(os.getpid()))
         file.flush()

@@ -1,5 +1,7 @@
 """The panel: a system's stations on a regular grid of ticks, with explicit masks. What features and models read."""
 
+import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from datetime import datetime, timedelta
@@ -196,6 +198,14 @@ class Panel:
             "tolerance": format_duration(self.tolerance),
             "stations": len(self.stations),
         }
+
+    def fingerprint(self) -> str:
+        """SHA-256 of all that can be learned from it: panels share it if they agree bit for bit, and hardly else."""
+        places = [self.stations.lat.tolist(), self.stations.lon.tolist()]
+        digest = hashlib.sha256(json.dumps([self.describe(), self.stations.id, places, CHANNELS]).encode())
+        for name in ("ticks", "counts", "observed", "trusted", "open", "capacity"):
+            digest.update(np.ascontiguousarray(getattr(self, name)).reshape(-1).view(np.uint8).data)
+        return digest.hexdigest()
 
     def _tick(self, place: int) -> str:
         return format_time(from_micros(int(self.ticks[place].astype(np.int64)) * 1_000_000))

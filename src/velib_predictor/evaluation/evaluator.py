@@ -5,7 +5,7 @@ trusted, and every model had a forecast.
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -23,7 +23,7 @@ from velib_predictor.evaluation.writer import ForecastWriter
 from velib_predictor.forecast.forecast import Forecast, ForecastSpec
 from velib_predictor.models.base import Forecaster, forecaster
 from velib_predictor.utils.errors import UsageError
-from velib_predictor.utils.temporal import format_duration, format_time, from_micros
+from velib_predictor.utils.temporal import format_duration, format_time, from_micros, parse_time
 
 if TYPE_CHECKING:
     from velib_predictor.data.database import Database
@@ -157,14 +157,56 @@ def backtest(
     writer = ForecastWriter(forecasts_out, panel.system_id)  # a name that it does not take is refused before any work
     chosen = _chosen(models, protocol.spec)
     train = panel.between(panel.before(protocol.train_from), len(panel))
-    horizons, targets = len(protocol.spec.horizons), len(protocol.spec.targets)
-    judged: dict[str, Judged] = {}
+    took: dict[str, float] = {}
     for done, model in enumerate(chosen):
         tell(f"fit {model.name}", done, len(chosen))
         begun = time.perf_counter()
         model.fit(train, protocol.fitted_until)
-        book = ScoreBook(len(panel.stations), horizons, targets)
-        judged[model.name] = Judged(model, book, time.perf_counter() - begun)
+        took[model.name] = time.perf_counter() - begun
+    return _judge(panel, {model.name: model for model in chosen}, protocol, took, writer, tell)
+
+
+def judge(
+    panel: Panel, fitted: Mapping[str, Forecaster], protocol: Protocol, progress: Progress | None = None
+) -> Backtest:
+    """Judge models that are fitted already on the test window, beside persistence, which is fitted here.
+
+    Args:
+        fitted: by the names under which they are judged: two trainings of one model can be.
+        protocol: its training window is persistence's own, and must end no earlier than each model's.
+
+    Raises:
+        UsageError: a model was fitted on days of the test, or for other horizons or targets; or there is no row to
+            score.
+        HistoryError: there is too little history before the test.
+    """
+    for name, model in fitted.items():
+        until = parse_time(model.report.until) if model.report else protocol.test_until
+        if until > protocol.test_from:
+            raise UsageError(
+                f"{name} was fitted until {format_time(until)}, which lies after the first origin of the test, "
+                f"{format_time(protocol.test_from)}: a model must not be judged on what it has seen"
+            )
+        if model.spec != protocol.spec:
+            raise UsageError(f"the model {name} was made for other horizons or targets than the backtest's")
+    base = forecaster(BASELINE)(protocol.spec)
+    base.fit(panel.between(panel.before(protocol.train_from), len(panel)), protocol.train_until)
+    models = {BASELINE: base, **fitted}
+    tell = progress or _say_nothing
+    return _judge(panel, models, protocol, {}, ForecastWriter(None, panel.system_id), tell)
+
+
+def _judge(
+    panel: Panel,
+    models: Mapping[str, Forecaster],
+    protocol: Protocol,
+    took: Mapping[str, float],
+    writer: ForecastWriter,
+    tell: Progress,
+) -> Backtest:
+    """Ask fitted models at every origin of the test window; `took`: the seconds that fitting each of them took."""
+    size = len(panel.stations), len(protocol.spec.horizons), len(protocol.spec.targets)
+    judged = {name: Judged(model, ScoreBook(*size), took.get(name, 0.0)) for name, model in models.items()}
     origins = _origins(panel, protocol)
     local = local_time(panel.ticks, panel.timezone)
     examples = Examples(panel, protocol.spec, origins, local)

@@ -8,6 +8,7 @@ from html import escape
 from typing import Any
 from zoneinfo import ZoneInfo
 
+from velib_predictor.evaluation.comparison import ALL
 from velib_predictor.evaluation.style import CSS, colour_of, dash_of
 
 BASELINE = "persistence"
@@ -54,6 +55,11 @@ class Column:
 def percent(value: float) -> str:
     """0.2291 -> 22.9 %; never -0.0 %."""
     return f"{value * 100:.1f} %".replace("-0.0 %", "0.0 %").replace("-", "−")  # noqa: RUF001 (a minus sign)
+
+
+def signed(value: float) -> str:
+    """A difference: -0.01234 -> −0.0123, never -0.0000."""  # noqa: RUF002 (a minus sign)
+    return f"{value:+.4f}".replace("-0.0000", "0.0000").replace("+0.0000", "0.0000").replace("-", "−")  # noqa: RUF001
 
 
 def _decimals(places: int) -> Callable[[float], str]:
@@ -106,7 +112,7 @@ def page(data: dict[str, Any], sections: Iterable[Section]) -> str:
         sections: the figures, in order.
     """
     title = f"Backtest of {data['system_id']}"
-    body = [_header(data), _scores(data), "<h2>Figures</h2>", *map(_section, sections), _how(data)]
+    body = [_header(data), _scores(data), _differences(data), "<h2>Figures</h2>", *map(_section, sections), _how(data)]
     return (
         f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>{escape(title)}</title>\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
@@ -197,6 +203,37 @@ def _horizon_rows(data: dict[str, Any], target: str, horizon: str) -> str:
         first = f'<th rowspan="{len(rows)}" scope="rowgroup">{escape(horizon)}</th>' if place == 0 else ""
         lines.append(f'<tr>{first}<th scope="row">{escape(name)}</th>{"".join(cells)}</tr>')
     return f"<tbody>{''.join(lines)}</tbody>"
+
+
+def _differences(data: dict[str, Any]) -> str:
+    """RPS of each model minus the reference's: a row a target and horizon, a column a model."""
+    rows = data["differences"]
+    if not rows:
+        return ""
+    base = rows[0]["reference"]
+    models = list(dict.fromkeys(row["model"] for row in rows))
+    found = {(row["target"], row["horizon"], row["model"]): row for row in rows}
+    lines = []
+    for target, horizon in dict.fromkeys((row["target"], row["horizon"]) for row in rows):
+        many = "all" if target == ALL else WORDS.get(target, (target, target))[1]
+        cells = "".join(f"<td>{_gap(found[target, horizon, name])}</td>" for name in models)
+        lines.append(f'<tr><th scope="row">{escape(many)}</th><th scope="row">{escape(horizon)}</th>{cells}</tr>')
+    head = "".join(f"<th>{escape(name)}</th>" for name in models)
+    return (
+        f"<h3>Differences in RPS from {escape(base)}</h3>\n"
+        f"<p>Each model's RPS minus that of {escape(base)} on the same rows: below 0 is better. "
+        f"{escape(data['intervals'].capitalize())}; <b>bold</b> where the interval leaves out 0.</p>\n"
+        '<div class="scroll"><table class="differences"><thead><tr><th>Target</th><th>Horizon</th>'
+        f"{head}</tr></thead><tbody>{''.join(lines)}</tbody></table></div>"
+    )
+
+
+def _gap(row: dict[str, Any]) -> str:
+    value = signed(row["difference"])
+    if row["low"] is None:
+        return value
+    value = f"<b>{value}</b>" if row["high"] < 0 or row["low"] > 0 else value
+    return f"{value}<small>{signed(row['low'])} to {signed(row['high'])}</small>"
 
 
 def _best(column: Column, rows: Iterable[dict[str, Any]]) -> str | None:

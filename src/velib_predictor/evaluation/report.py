@@ -7,22 +7,28 @@ import numpy as np
 import numpy.typing as npt
 
 from velib_predictor import __version__
+from velib_predictor.evaluation.comparison import LEAST_DAYS, as_lines, differences
 from velib_predictor.evaluation.evaluator import BASELINE, Backtest, describe_fit
 from velib_predictor.evaluation.scores import METRICS, ScoreBook, means
 from velib_predictor.forecast.forecast import ForecastSpec
 from velib_predictor.training import metrics
 from velib_predictor.utils.temporal import format_duration, format_time
 
-LEAST_DAYS = 8
-"""Test days below which no interval is claimed."""
 _ROWS, _RPS, _MAE = (METRICS.index(name) for name in ("rows", "rps", "abs_error_median"))
 _LEAST_STATION_ROWS = 20
 """Rows without which a station's skill is not told."""
 Floats = npt.NDArray[np.float64]
 
 
-def report(result: Backtest) -> dict[str, Any]:
-    """All tables of a backtest. Skill is 1 - score / persistence's score, on the same rows."""
+def report(result: Backtest, against: str | None = None) -> dict[str, Any]:
+    """All tables of a backtest. Skill is 1 - score / persistence's score, on the same rows.
+
+    Args:
+        against: the model that all others are compared with in `differences`; the best baseline if not given.
+
+    Raises:
+        UsageError: `against` was not judged.
+    """
     base = result.judged[BASELINE].book
     days = [(date(1970, 1, 1) + timedelta(days=day)).isoformat() for day in base.days]
     spec = result.protocol.spec
@@ -32,6 +38,7 @@ def report(result: Backtest) -> dict[str, Any]:
         "system_id": result.panel.system_id,
         "timezone": result.panel.timezone,
         "protocol": result.protocol.as_dict(),
+        "data_sha256": result.panel.fingerprint(),
         "origins": result.origins,
         "stations": len(result.panel.stations),
         "days": days,
@@ -57,6 +64,7 @@ def report(result: Backtest) -> dict[str, Any]:
             }
             for name, entry in result.judged.items()
         },
+        "differences": differences({name: entry.book for name, entry in result.judged.items()}, spec, against),
         "places": {
             "station_id": list(result.panel.stations.id),
             "lat": [None if np.isnan(x) else float(x) for x in result.panel.stations.lat],
@@ -84,7 +92,7 @@ def as_table(data: dict[str, Any]) -> str:
                 f"{score['skill_rps'] or 0:>8.1%}{score['mae_median']:>8.3f}{score['rmse_mean']:>8.3f}"
                 f"{score['brier']:>8.4f}{score['ece']:>7.3f}{score['coverage_80']:>6.2f}{score['coverage_90']:>6.2f}"
             )
-    return "\n".join(lines)
+    return "\n".join([*lines, *as_lines(data["differences"])])
 
 
 def _cells(spec: ForecastSpec) -> list[tuple[int, int, dict[str, str]]]:

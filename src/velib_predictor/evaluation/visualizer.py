@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections.abc import Iterable, Iterator
 from datetime import date, datetime, timedelta
 from pathlib import Path
@@ -12,26 +13,43 @@ import numpy as np
 
 from velib_predictor.evaluation import figures
 from velib_predictor.evaluation.html import BASELINE, WORDS, Chart, Section, cell, page, percent
+from velib_predictor.evaluation.style import CSS
 from velib_predictor.utils.temporal import parse_duration
 
+_NAMESPACES = 'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
 _DAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 _BEFORE_FAN = timedelta(hours=2)
 Tables = list[dict[str, Any]]
 
 
-def write_report(data: dict[str, Any], folder: Path) -> None:
+def write_report(data: dict[str, Any], folder: Path, figures_too: bool = False) -> None:
     """Write `report.json` and the self-contained `report.html` into a folder, which is made if it is not there.
 
     Both appear under their names when they are complete. A number that is not finite is written as null.
 
     Args:
         data: what `report.report` returns.
+        figures_too: whether each figure is also written as a file of its own, into figures/.
     """
     data = _finite(data)
     text = json.dumps(data, allow_nan=False)
-    shown = page(data, _sections(data))
+    sections = list(_sections(data))
+    shown = page(data, sections)
     folder.mkdir(parents=True, exist_ok=True)
     _write([(folder / "report.json", text), (folder / "report.html", shown)])
+    if figures_too:
+        _write_figures(sections, folder / "figures")
+
+
+def _write_figures(sections: list[Section], folder: Path) -> None:
+    """Each figure as an SVG file, which brings the page's colours with it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for number, section in enumerate(sections, 1):
+        for place, chart in enumerate(section.charts, 1):
+            name = re.sub("[^a-z0-9]+", "_", f"{section.title} {chart.heading}".lower()).strip("_")[:80]
+            head, _, body = chart.svg.removeprefix("<svg").partition(">")
+            svg = f"<svg {_NAMESPACES}{head}><style>{CSS}</style>{body}"
+            (folder / f"{number:02}_{place}_{name}.svg").write_text(svg, encoding="utf-8", errors="xmlcharrefreplace")
 
 
 def _finite(value: Any) -> Any:

@@ -17,15 +17,14 @@ from velib_predictor.inference.issue import Issue, Source, State
 from velib_predictor.inference.issues import Issues
 from velib_predictor.inference.live import LivePanel
 from velib_predictor.inference.predictor import newest_observation
-from velib_predictor.inference.store import ModelStore
+from velib_predictor.inference.store import STAND_INS, ModelStore
 from velib_predictor.models.base import ArtifactError, load_model
 from velib_predictor.utils.logger import get_logger
 from velib_predictor.utils.temporal import EPOCH, format_duration, format_time, parse_duration
 
 LAG = timedelta(seconds=1)
 """After the tick: a poll that was answered just before it has to be stored first."""
-STAND_IN = "climatology"
-_BASELINES = ("persistence", STAND_IN)  # what stands in at the end of the chain is not chosen by being new
+STAND_IN = STAND_INS[-1]
 _log = get_logger(__name__)
 
 
@@ -42,7 +41,7 @@ class IssueJob:
         self._clock = clock or SystemClock()
         self._models = ModelStore(settings.models_dir)
         self._issues = Issues(database, system_id)
-        self._loaded: tuple[Path | None, Path | None] | None = None
+        self._loaded: tuple[Path | None, Path | None, str | None] | None = None
         self._chain: Chain | None = None
         self._panel: LivePanel | None = None
         self._trouble: str | None = None
@@ -88,17 +87,13 @@ class IssueJob:
     # -- the chain -------------------------------------------------------------------------------------------
 
     def _prepared(self) -> tuple[Chain, LivePanel]:
-        """The chain of the newest models, loaded anew when one was trained."""
-        folders = self._models.folders(self.system_id)
+        """The chain of the model in force and what stands in for it, loaded anew when another one is."""
         wanted = self._settings.model
-        asked = (f for f in folders if (f.parent.name == wanted if wanted else f.parent.name not in _BASELINES))
-        chosen = (
-            next(asked, None),
-            next((f for f in folders if f.parent.name == STAND_IN), None),
-        )
-        if chosen == self._loaded and self._chain and self._panel:
+        asked, trouble = self._in_force(wanted)
+        chosen = (asked, self._models.newest_folder(self.system_id, STAND_IN))
+        if (*chosen, trouble) == self._loaded and self._chain and self._panel:
             return self._chain, self._panel
-        self._loaded, self._trouble = chosen, None
+        self._loaded, self._trouble = (*chosen, trouble), trouble
         links = [link for place in (0, 1) if (link := self._link(chosen[place], Source(place)))]
         if chosen[0] is None:
             self._trouble = f"no {wanted or 'model'} has been trained for {self.system_id} yet (`velib retrain`)"
@@ -115,6 +110,15 @@ class IssueJob:
             special_days=self._special_days,
         )  # fmt: skip
         return self._chain, self._panel
+
+    def _in_force(self, wanted: str | None) -> tuple[Path | None, str | None]:
+        """The folder of the model to ask, and what is wrong with how it was chosen."""
+        try:
+            return self._models.in_force(self.system_id, wanted), None
+        except ArtifactError as error:  # the newest is better than none
+            _log.error("nobody knows what is in force; the newest model is asked", error=str(error))
+            reason = f"the registry of {self.system_id} is damaged; the newest model is asked"
+            return self._models.newest_folder(self.system_id, wanted), reason
 
     def _link(self, folder: Path | None, source: Source) -> Link | None:
         if folder is None:

@@ -3,12 +3,14 @@
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime, time, timedelta
+from typing import Self
+from zoneinfo import ZoneInfo
 
 from velib_predictor.data.clock import SystemClock
 from velib_predictor.utils.errors import VelibError
 from velib_predictor.utils.logger import get_logger
-from velib_predictor.utils.temporal import next_aligned
+from velib_predictor.utils.temporal import next_aligned, next_local
 
 _log = get_logger(__name__)
 
@@ -20,8 +22,9 @@ class Job:
     Attributes:
         name: for the log.
         run: what is done, at the time that it is given.
-        every, lag: it runs `lag` after each multiple of `every` since 1970 UTC.
+        every, lag: it runs `lag` after each multiple of `every` since 1970 UTC, if `due` does not say otherwise.
         at_once: whether it also runs at the start.
+        due: the next time after the one that it is given.
     """
 
     name: str
@@ -29,6 +32,16 @@ class Job:
     every: timedelta
     lag: timedelta = timedelta(0)
     at_once: bool = False
+    due: Callable[[datetime], datetime] | None = None
+
+    def after(self, now: datetime) -> datetime:
+        """When it runs next."""
+        return self.due(now) if self.due else next_aligned(now, self.every, -self.lag)
+
+    @classmethod
+    def daily(cls, name: str, run: Callable[[datetime], object], at: time, zone: ZoneInfo) -> Self:
+        """A job for every day, when the clocks of a zone show that time."""
+        return cls(name, run, timedelta(days=1), due=lambda now: next_local(now, at, zone))
 
 
 class Scheduler:
@@ -56,7 +69,7 @@ class Scheduler:
     def _loop(self, job: Job) -> None:
         if job.at_once and not self._stop.is_set():
             self._run(job)
-        while not self._clock.wait_until(next_aligned(self._clock.now(), job.every, -job.lag), self._stop):
+        while not self._clock.wait_until(job.after(self._clock.now()), self._stop):
             self._run(job)
 
     def _run(self, job: Job) -> None:

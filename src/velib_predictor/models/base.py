@@ -101,9 +101,10 @@ class Forecaster(ABC):
 
         Raises:
             HistoryError: that is too little history.
-            UsageError: the panel's step is not the specification's.
+            UsageError: the panel's step is not the specification's, or what it is fitted with is not installed.
         """
         self._check_step(panel)
+        self.check_tools()
         train = panel.between(0, panel.before(until))
         self.report = None  # a model whose fit breaks off is no model
         self._check_history(train)
@@ -231,6 +232,13 @@ class Forecaster(ABC):
         """Take back what `_state` gave."""
 
     # -- checks ----------------------------------------------------------------------------------------------
+
+    def check_tools(self) -> None:  # noqa: B027 - most need nothing
+        """Whether what it is fitted with is installed, asked before anything is fitted.
+
+        Raises:
+            UsageError: it is not; the message says how it can be.
+        """
 
     def _check_step(self, panel: Panel) -> None:
         if panel.step != self.spec.step:

@@ -62,8 +62,10 @@ class Fitting(ABC):
         def loss(module: nn.Module, batch: Batch) -> Tensor:
             return loss_of(module(*self.asked(batch[:count])), batch[count:])
 
-        rows = [part[inside] for part in (*self.told, *self.came)]
-        reached = fit_network(network, rows, loss, lambda module: score_of(module, asked, outcome), self.budget(seed))
+        reached = fit_network(
+            network, [*self.told, *self.came], loss, lambda module: score_of(module, asked, outcome), self.budget(seed),
+            torch.from_numpy(inside),
+        )  # fmt: skip
         return network, reached
 
     def budget(self, seed: int) -> Budget:

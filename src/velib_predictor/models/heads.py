@@ -81,7 +81,7 @@ class CategoricalHead(nn.Module):
         return torch.softmax(raw + torch.log(first), dim=-1)
 
 
-def head(kind: Kind, width: int, outputs: int) -> nn.Module:
+def head(kind: Kind, width: int, outputs: int) -> MixtureHead | CategoricalHead:
     """The head of that kind."""
     return (MixtureHead if kind == "mixture" else CategoricalHead)(width, outputs)
 

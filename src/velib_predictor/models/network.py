@@ -76,6 +76,18 @@ class NetworkModel(Forecaster):
         self.head: str = self.own.head
         self._networks: list[Network] = []
 
+    def check_tools(self) -> None:
+        """See `Forecaster`."""
+        # Said before torch is loaded: waiting threads sleep (see `linear`), else XGBoost, fitted later, is much slower.
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+        try:
+            import velib_predictor.models.fitting  # noqa: F401 - all that it needs, without naming it
+        except ImportError as error:
+            raise UsageError(
+                f"training {self.name} needs torch and Lightning, and {error.name} is not installed: `make setup-deep` "
+                "or `pip install 'velib-predictor[deep]'`; a trained one is served without them"
+            ) from None
+
     # -- what a model says of its own ------------------------------------------------------------------------
 
     @property
@@ -93,7 +105,7 @@ class NetworkModel(Forecaster):
 
     @abstractmethod
     def _fitter(self, lesson: Lesson) -> Fitter:
-        """What fits the networks; an ImportError says that it cannot be had."""
+        """What fits the networks."""
 
     @abstractmethod
     def _given(self, rows: Rows, seen: Panel, size: Floats) -> Given:
@@ -128,15 +140,7 @@ class NetworkModel(Forecaster):
         return len(rows), {"rows": "origin x station x horizon", "folds": self.own.folds, "days": days, "rps": reached}
 
     def _fit_networks(self, lesson: Lesson) -> list[float]:
-        # Said before torch is loaded: waiting threads sleep (see `linear`), else XGBoost, fitted later, is much slower.
-        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-        try:
-            fitter = self._fitter(lesson)
-        except ImportError as error:
-            raise UsageError(
-                f"training {self.name} needs torch and Lightning, and {error.name} is not installed: `make setup-deep` "
-                "or `pip install 'velib-predictor[deep]'`; a trained one is served without them"
-            ) from None
+        fitter = self._fitter(lesson)
         random = np.random.default_rng(0)
         fold = folds_of(lesson.train, lesson.tick)[:: self.together]  # [example]
         fitted, reached = [], []

@@ -64,15 +64,16 @@ class TrainingError(VelibError):
 
 
 class _Tensors(Dataset[Batch]):
-    """Rows of several tensors; asked for many at once."""
+    """Some rows of several tensors, not copied; asked for many at once."""
 
-    def __init__(self, tensors: Batch) -> None:
-        self._tensors = tensors
+    def __init__(self, tensors: Batch, rows: Tensor) -> None:
+        self._tensors, self._rows = tensors, rows
 
     def __len__(self) -> int:
-        return len(self._tensors[0])
+        return len(self._rows)
 
-    def __getitem__(self, rows: Any) -> Batch:
+    def __getitem__(self, places: Any) -> Batch:
+        rows = self._rows[places]
         return [tensor[rows] for tensor in self._tensors]
 
 
@@ -89,7 +90,7 @@ class _Shuffled(Sampler[Tensor]):
 
     def __iter__(self) -> Iterator[Tensor]:
         order = torch.randperm(self._rows, generator=torch.Generator().manual_seed(seed_of(self._seed, self._epoch)))
-        yield from order.split(self._batch)
+        yield from torch.split(order, self._batch)
 
     def __len__(self) -> int:
         return -(-self._rows // self._batch)
@@ -136,21 +137,23 @@ def fit_network(
     loss: Callable[[nn.Module, Batch], Tensor],
     score: Callable[[nn.Module], float],
     budget: Budget,
+    rows: Tensor | None = None,
 ) -> float:
     """Fit the network in place; it ends with the weights of the best score, which is returned.
 
     Args:
         tensors: of equal length, [row, ...]. loss: of a batch of them, to be made small.
         score: of the network in evaluation mode, on rows of its own; less is better.
+        rows: which of the rows are learned from, int64[...]; all if not given.
 
     Raises:
         TrainingError: the loss is no finite number, and the batch is named; or the score is none.
     """
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    data = _Tensors(tensors)
+    data = _Tensors(tensors, torch.arange(len(tensors[0])) if rows is None else rows)
     steps = -(-len(data) // budget.batch) * budget.epochs
     loader = DataLoader(data, sampler=_Shuffled(len(data), budget.batch, budget.seed), batch_size=None)
-    once = DataLoader(_Tensors([torch.zeros(1)]), batch_size=None, sampler=[[0]])
+    once = DataLoader(_Tensors([torch.zeros(1)], torch.zeros(1, dtype=torch.long)), batch_size=None, sampler=[[0]])
     module = _Fitted(network, loss, score, budget, steps)
     with _folder(budget.kept) as folder, _undisturbed():
         finished, last = folder / "finished.pt", folder / "last.ckpt"

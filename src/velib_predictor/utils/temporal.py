@@ -1,7 +1,8 @@
 """Time: UTC inside, durations written `15m`, and no naive time accepted anywhere."""
 
 import re
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, time, timedelta
+from zoneinfo import ZoneInfo
 
 from velib_predictor.utils.errors import UsageError
 
@@ -91,6 +92,20 @@ def from_micros(micros: int) -> datetime:
 def format_time(value: datetime) -> str:
     """RFC 3339 in UTC with a `Z`, seconds and, where there are any, microseconds."""
     return from_micros(to_micros(value)).isoformat().replace("+00:00", "Z")
+
+
+def next_local(now: datetime, at: time, zone: ZoneInfo) -> datetime:
+    """The next instant after `now` (UTC) at which clocks in the zone show `at`, once a day whatever they do.
+
+    A time that a change of clocks leaves out is taken as if they had not changed yet; of one that comes twice, the
+    first.
+    """
+    day = now.astimezone(zone).date()
+    while True:
+        due = datetime.combine(day, at, zone).astimezone(UTC)
+        if due > now:
+            return due
+        day += timedelta(days=1)
 
 
 def next_aligned(now: datetime, every: timedelta, lead: timedelta) -> datetime:

@@ -13,7 +13,7 @@ import numpy.typing as npt
 Floats = npt.NDArray[np.float32]
 _EDGE = 1e-6
 _MOST_ROWS = 20_000
-_PRIOR_DAYS = 4.0
+_PRIOR_DAYS = 1.0
 """Days' worth of belief that nothing need be bent: stations err together, so rows of a day are no rows apart."""
 _COST = 0.1
 """In nats, of a curve that leaves the straight line by 1, where that belief is as strong as the rows."""

@@ -43,6 +43,11 @@ class Champion(Forecaster):
         """The members, not fitted."""
         return [forecaster(name)(self.spec, self.settings) for name in self.members]
 
+    def check_tools(self) -> None:
+        """See `Forecaster`: those of all members, before the first is fitted."""
+        for member in self.made:
+            member.check_tools()
+
     # -- fitting ---------------------------------------------------------------------------------------------
 
     def _first_weights(self) -> Floats:

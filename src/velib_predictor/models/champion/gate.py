@@ -10,7 +10,7 @@ BLOCKS = 8
 _ROUNDS = 60
 _PRIOR_ROWS = 300.0
 """Rows by which weights are drawn towards those that they begin with."""
-_PRIOR_DAYS = 14.0
+_PRIOR_DAYS = 30.0
 """Days by which the weights of a block of hours are drawn towards those of all hours: what is learned of 9 o'clock from
 four mornings is these mornings."""
 
