@@ -21,6 +21,7 @@ from velib_predictor.config.models import ModelSettings, TrainingSettings
 from velib_predictor.data.database import Database
 from velib_predictor.data.importer import import_history
 from velib_predictor.data.panel import Panel
+from velib_predictor.evaluation.comparison import as_lines
 from velib_predictor.evaluation.evaluator import Protocol, backtest, load
 from velib_predictor.evaluation.report import report
 from velib_predictor.forecast.forecast import ForecastSpec
@@ -133,8 +134,8 @@ def details(data: dict[str, Any]) -> list[str]:
     """Everything else about bikes, and the skills with their intervals."""
     lines = [
         "| target | horizon | model | rows | skill in RPS | MAE | RMSE | Brier >=1 | undecided | ECE | 80 % | 90 % |"
-        " stations not worse | issue hours not worse |",
-        "|---|---|---|" + "---:|" * 11,
+        " PIT 80 | PIT 90 | stations not worse | MAE 1 % worse | issue hours not worse |",
+        "|---|---|---|" + "---:|" * 14,
     ]
     base = data["models"]["persistence"]["scores"]
     for place, first in enumerate(base):
@@ -145,12 +146,13 @@ def details(data: dict[str, Any]) -> list[str]:
             skill = f"{row['skill_rps']:.3f}"
             if row["skill_rps_low"] is not None:
                 skill += f" ({row['skill_rps_low']:.3f} to {row['skill_rps_high']:.3f})"
-            share = stations["share_rps_not_worse"]
+            share, worse = stations["share_rps_not_worse"], stations["share_mae_worse_by_1pct"]
             lines.append(
                 f"| {first['target']} | {first['horizon']} | {name} | {row['rows']} | {skill} |"
                 f" {row['mae_median']:.3f} | {row['rmse_mean']:.3f} |"
                 f" {row['brier']:.4f} | {row['brier_undecided']:.4f} | {row['ece']:.3f} |"
-                f" {row['coverage_80']:.3f} | {row['coverage_90']:.3f} | {'-' if share is None else f'{share:.1%}'} |"
+                f" {row['coverage_80']:.3f} | {row['coverage_90']:.3f} | {row['pit_80']:.3f} | {row['pit_90']:.3f} |"
+                f" {'-' if share is None else f'{share:.1%}'} | {'-' if worse is None else f'{worse:.1%}'} |"
                 f" {good}/{len(hours)} |"
             )
     return lines
@@ -179,7 +181,7 @@ def main() -> None:
     took = ", ".join(f"{name} {m['fit_s']:.0f} + {m['predict_s']:.0f}" for name, m in data["models"].items())
     print(f"{data['origins']} origins, {data['stations']} stations; {data['intervals']}.")
     print(f"{time.perf_counter() - begun:.0f} s in all (fit + forecast: {took}); peak memory {peak:.1f} GiB.\n")
-    print("\n".join([*scores(data, "rps", 3, True), "", *details(data)]))
+    print("\n".join([*scores(data, "rps", 3, True), "", *details(data), "", *as_lines(data["differences"])]))
     if options.report_out:
         from velib_predictor.evaluation.visualizer import write_report
 

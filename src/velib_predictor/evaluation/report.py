@@ -111,6 +111,7 @@ def _scores(book: ScoreBook, base: ScoreBook, spec: ForecastSpec) -> list[dict[s
         row = {**named, **means(book.total[h, t])}
         row["ece"] = _finite(metrics.expected_calibration_error(book.reliability[h, t]))
         row["ece_undecided"] = _finite(metrics.expected_calibration_error(book.reliability_undecided[h, t]))
+        row["pit_80"], row["pit_90"] = (_central(book.pit[h, t], share) for share in (0.8, 0.9))
         row["skill_rps"] = _skill(book.total[h, t, _RPS], base.total[h, t, _RPS])
         row["skill_mae"] = _skill(book.total[h, t, _MAE], base.total[h, t, _MAE])
         row["skill_rps_low"] = row["skill_rps_high"] = None
@@ -119,6 +120,16 @@ def _scores(book: ScoreBook, base: ScoreBook, spec: ForecastSpec) -> list[dict[s
             row["skill_rps_low"], row["skill_rps_high"] = _finite(low), _finite(high)
         rows.append(row)
     return rows
+
+
+def _central(pit: Floats, share: float) -> float | None:
+    """Share of truths within the central part of their distributions, those on its edge in part; `pit` [bin].
+
+    The coverage that a calibrated forecast of whole counts has exactly (Czado, Gneiting and Held, Biometrics 2009): an
+    interval of whole counts holds more than it is asked for.
+    """
+    edge = round(len(pit) * (1 - share) / 2)
+    return _finite(pit[edge : len(pit) - edge].sum() / pit.sum()) if pit.sum() else None
 
 
 def _by(ours: Floats, theirs: Floats, axis: str, keys: list[Any], spec: ForecastSpec) -> list[dict[str, Any]]:
