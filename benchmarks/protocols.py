@@ -24,8 +24,9 @@ from velib_predictor.data.panel import Panel
 from velib_predictor.evaluation.comparison import as_lines
 from velib_predictor.evaluation.evaluator import Protocol, backtest, load
 from velib_predictor.evaluation.report import report
-from velib_predictor.forecast.forecast import ForecastSpec
-from velib_predictor.models.base import forecaster
+from velib_predictor.forecast.forecast import Forecast, ForecastSpec
+from velib_predictor.models.base import FitReport, Forecaster, forecaster
+from velib_predictor.models.champion.ensemble import Champion
 from velib_predictor.utils.temporal import format_duration
 
 ALL = "persistence_delta,climatology,linear,queueing,xgboost"
@@ -113,6 +114,36 @@ def imported(data: Path, setting: Setting, targets: str) -> tuple[Panel, Protoco
     return panel, protocol
 
 
+class Member(Forecaster):
+    """A member of a champion that was fitted before, judged beside it."""
+
+    def __init__(self, champion: Champion, place: int) -> None:
+        super().__init__(champion.spec)
+        self.champion, self.place = champion, place
+        self.name = champion.members[place]  # type: ignore[misc] - of this one
+
+    def fit(self, panel: Panel, until: datetime) -> FitReport:  # noqa: ARG002 - it was
+        report = self.champion.made[self.place].report
+        assert report is not None
+        self.report = report
+        return report
+
+    def _fit(self, train: Panel) -> tuple[int, dict[str, Any]]:
+        raise NotImplementedError
+
+    def _predict(self, seen: Panel) -> Forecast:
+        return self.champion.made[self.place]._predict(seen)
+
+
+def chosen(names: list[str], members: list[str], spec: ForecastSpec, recipe: ModelSettings) -> list[Forecaster]:
+    """The models, and members of the champion among them."""
+    models = [forecaster(name)(spec, recipe) for name in names]
+    champion = next((model for model in models if isinstance(model, Champion)), None)
+    if champion and members:
+        models += [Member(champion, champion.members.index(name)) for name in members]
+    return models
+
+
 def scores(data: dict[str, Any], column: str, digits: int, bold: bool) -> list[str]:
     """A Markdown table of one score: a row a target and model, a column a horizon."""
     horizons = data["protocol"]["horizons"]
@@ -163,6 +194,7 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("--protocol", choices=[*SETTINGS, "B60"], required=True)
     parser.add_argument("--models", default=ALL)
+    parser.add_argument("--members", help="of the champion, which are judged beside it and not fitted anew")
     parser.add_argument("--targets", default="bikes,ebikes,docks")
     parser.add_argument("--report-out", type=Path)
     parser.add_argument("--seed", type=int, default=0, help="of the networks")
@@ -174,7 +206,8 @@ def main() -> None:
         print(f"`{setting.command(options.models, options.targets)}`\n")
         panel, protocol = imported(options.data, setting, options.targets)
     recipe = ModelSettings(training=TrainingSettings(seed=options.seed))
-    models = [forecaster(name)(protocol.spec, recipe) for name in options.models.split(",")]
+    members = options.members.split(",") if options.members else []
+    models = chosen(options.models.split(","), members, protocol.spec, recipe)
     begun = time.perf_counter()
     data = report(backtest(panel, models, protocol))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20

@@ -135,7 +135,8 @@ class ChampionSettings(Section):
 
     members: dict[str, Positive] = Field(
         default_factory=lambda: {
-            "xgboost": 0.46, "stid": 0.46, "queueing": 0.06, "persistence_delta": 0.01, "climatology": 0.01,
+            "xgboost": 0.44, "stid": 0.44, "lstm": 0.04, "queueing": 0.06, "persistence_delta": 0.01,
+            "climatology": 0.01,
         }
     )  # fmt: skip
     """Models, with weights that hold below six days of history and are drawn towards above."""
