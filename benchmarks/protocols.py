@@ -120,7 +120,7 @@ class Member(Forecaster):
     def __init__(self, champion: Champion, place: int) -> None:
         super().__init__(champion.spec)
         self.champion, self.place = champion, place
-        self.name = champion.members[place]  # type: ignore[misc] - of this one
+        self.name = champion.members[place]  # type: ignore[misc]  # of this one
 
     def fit(self, panel: Panel, until: datetime) -> FitReport:  # noqa: ARG002 - it was
         report = self.champion.made[self.place].report

@@ -50,7 +50,7 @@ def tiny_fits() -> Iterator[None]:
     """The contract does not ask how good a model is: few trees, few rows."""
     sizes = {
         "baseline.linear._ROUNDS": 12, "baseline.linear._SPREAD_ROUNDS": 6, "baseline.linear.XGBoost.most_rows": 6000,
-        "baseline.queueing.ROWS": 300, "champion.judge._ORIGINS": 8, "base.DEFAULTS": tiny(epochs=1, folds=1),
+        "baseline.queueing.ROWS": 300, "champion.judge._ORIGINS": 8, "base.DEFAULTS": tiny(epochs=1, folds=1, xgboost=0.5, stid=0.4, queueing=0.05, persistence_delta=0.03, climatology=0.02),
     }  # fmt: skip
     with pytest.MonkeyPatch.context() as patch:
         for name, size in sizes.items():
