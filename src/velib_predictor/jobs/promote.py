@@ -17,6 +17,7 @@ from velib_predictor.config.config import Settings
 from velib_predictor.config.models import load_model_settings
 from velib_predictor.data.database import Database
 from velib_predictor.data.panel import Panel
+from velib_predictor.data.special_days import SpecialDays
 from velib_predictor.evaluation.gate import compare
 from velib_predictor.forecast.forecast import ForecastSpec
 from velib_predictor.inference.card import COMPARISON, as_json, beside
@@ -177,8 +178,9 @@ def promote(
             )
         before = max(_BEFORE, max(each.lookback for each in (champion, model) if each) * model.spec.step)
         panel = Panel.load(
-            database, system_id, start - before, end, step=model.spec.step, tolerance=settings.forecast.tolerance
-        )
+            database, system_id, start - before, end, step=model.spec.step, tolerance=settings.forecast.tolerance,
+            special_days=SpecialDays.of(settings, system_id),
+        )  # fmt: skip
         found = compare(panel, champion, model, start, end, progress=progress)
         found |= {"champion": str(champion_ref), "challenger": str(ref)}
         if trouble:
