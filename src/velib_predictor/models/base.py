@@ -33,6 +33,7 @@ MODELS: Mapping[str, str] = {
     "queueing": "velib_predictor.models.baseline.queueing:Queueing",
     "stid": "velib_predictor.models.stid.trainer:Stid",
     "lstm": "velib_predictor.models.lstm.trainer:Lstm",
+    "coldstart": "velib_predictor.models.coldstart.trainer:ColdStart",
     "champion": "velib_predictor.models.champion.ensemble:Champion",
 }
 """Where each model's class is; imported when it is asked for."""
