@@ -68,7 +68,10 @@ CITIES = (
     CityConfig(stations=150, seed=11, riders_a_station=25, capacity_median=20, fill=0.5),
     CityConfig(stations=220, seed=12, riders_a_station=50, capacity_median=24, fill=0.45, ebikes=0.0),
     CityConfig(stations=120, seed=13, riders_a_station=110, capacity_median=34, fill=0.4, ebikes=0.7),
-    CityConfig(stations=90, seed=14, riders_a_station=12, capacity_median=17, fill=0.55, timezone="America/New_York", country="US"),
+    CityConfig(
+        stations=90, seed=14, riders_a_station=12, capacity_median=17, fill=0.55, timezone="America/New_York",
+        country="US",
+    ),
 )  # fmt: skip
 CITY_GRIDS = (Grid(15, 15, 30_000), Grid(60, 30, 15_000))
 CITY_ENDS = datetime(2025, 5, 12, tzinfo=UTC)

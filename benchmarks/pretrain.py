@@ -11,6 +11,7 @@ from pathlib import Path
 
 import velib_predictor.models.coldstart as package
 from lessons import lessons
+from velib_predictor.models.coldstart.dataset import Lesson
 from velib_predictor.models.coldstart.trainer import pretrain
 
 
@@ -34,7 +35,7 @@ def main() -> None:
     )
 
 
-def _windows(taken: list) -> dict[str, list[str | None]]:
+def _windows(taken: list[Lesson]) -> dict[str, list[str | None]]:
     return {lesson.name: [lesson.panel.describe()[tick] for tick in ("first_tick", "last_tick")] for lesson in taken}
 
 

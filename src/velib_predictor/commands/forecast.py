@@ -19,7 +19,8 @@ def train(
     model: Annotated[
         str,
         typer.Argument(
-            help="One of persistence, persistence_delta, climatology, linear, xgboost, queueing, stid, lstm, champion"
+            help="One of persistence, persistence_delta, climatology, linear, xgboost, queueing, stid, lstm, "
+            "coldstart, champion"
         ),
     ],
     system: SystemId,

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from velib_predictor.utils.errors import UsageError
-from velib_predictor.utils.temporal import MICROSECOND, format_duration, format_time, from_micros
+from velib_predictor.utils.temporal import EPOCH, MICROSECOND, format_duration, format_time, from_micros
 
 if TYPE_CHECKING:
     from velib_predictor.data.database import Database
@@ -106,6 +106,7 @@ class Panel:
         *,
         step: timedelta = timedelta(minutes=15),
         tolerance: timedelta | None = None,
+        anchor: datetime = EPOCH,
     ) -> "Panel":
         """Read a system's history from a database (or its address): ticks in [start, end).
 
@@ -113,6 +114,7 @@ class Panel:
             start, end: of the period; by default from the first row to the first tick at or after the last one.
             step: of the grid.
             tolerance: oldest value that a tick takes; the step if not given.
+            anchor: an instant that is a tick, with all whole steps from it; 1970 UTC, as for stored issues.
 
         Raises:
             UsageError: an unknown system, one without a time zone, an empty period, or a step that is no whole number
@@ -125,10 +127,10 @@ class Panel:
 
         tolerance = step if tolerance is None else tolerance
         if isinstance(database, Database):
-            return load_panel(database, system_id, start, end, step=step, tolerance=tolerance)
+            return load_panel(database, system_id, start, end, step=step, tolerance=tolerance, anchor=anchor)
         opened = Database(database)
         try:
-            return load_panel(opened, system_id, start, end, step=step, tolerance=tolerance)
+            return load_panel(opened, system_id, start, end, step=step, tolerance=tolerance, anchor=anchor)
         finally:
             opened.close()
 

@@ -33,7 +33,7 @@ class LivePanel:
         self._database = database
         self._system_id = system_id
         self._step = step
-        self._tolerance = tolerance
+        self.tolerance = tolerance
         self.lookback = lookback
         self._panel: Panel | None = None
         self._past: tuple[int, int] = (0, 0)
@@ -51,9 +51,20 @@ class LivePanel:
         self._panel, self._past = panel, past
         return panel
 
+    def anchored(self, origin: datetime) -> Panel:
+        """The panel whose last tick is any whole second, its ticks counted back from there. It is not kept.
+
+        Raises:
+            UsageError, DatabaseError: as `at`.
+        """
+        start, end = origin - self.lookback * self._step, origin + MICROSECOND
+        return Panel.load(
+            self._database, self._system_id, start, end, step=self._step, tolerance=self.tolerance, anchor=origin
+        )
+
     def _read(self, start: datetime, origin: datetime) -> Panel:
         return Panel.load(
-            self._database, self._system_id, start, origin + MICROSECOND, step=self._step, tolerance=self._tolerance
+            self._database, self._system_id, start, origin + MICROSECOND, step=self._step, tolerance=self.tolerance
         )
 
     def _extended(self, start: datetime, origin: datetime) -> Panel | None:

@@ -93,7 +93,7 @@ def format_time(value: datetime) -> str:
     return from_micros(to_micros(value)).isoformat().replace("+00:00", "Z")
 
 
-def next_aligned(now: datetime, every: timedelta, lead: timedelta) -> datetime:
+def next_aligned(now: datetime, every: timedelta, lead: timedelta = timedelta(0)) -> datetime:
     """The next instant after `now` that lies `lead` before a multiple of `every` since the epoch."""
     shifted = now - EPOCH + lead
     return EPOCH + (shifted // every + 1) * every - lead

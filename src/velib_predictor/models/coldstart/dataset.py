@@ -26,8 +26,12 @@ Indices = npt.NDArray[np.int64]
 _CHUNK = 20_000
 _FIRST_POLL, _WHOLE_WEEK, _YOUNG_STATION = 0.2, 0.35, 0.1
 """Shares of rows that are told nothing of the past, all of it, and nothing of the station's own alone."""
-_WITHOUT = ((OF_EBIKES, 0.15), (OF_DOCKS, 0.1), (OF_PLACE, 0.1))
-"""Shares of rows that are told nothing of these, as in systems that do not publish them."""
+_WITHOUT: tuple[tuple[tuple[str, ...], float, tuple[str, ...]], ...] = (
+    (OF_EBIKES, 0.15, ("mechanical", "ebikes")),
+    (OF_DOCKS, 0.1, ("docks",)),
+    (OF_PLACE, 0.1, ()),
+)
+"""Shares of rows that are told nothing of these columns, as in systems without; such targets are not learned there."""
 _HELD_OUT_DAYS = 8
 """One day of so many is not learned from: it says when to stop."""
 
@@ -86,7 +90,9 @@ class Examples:
     @classmethod
     def joined(cls, parts: Sequence["Examples"]) -> "Examples":
         """The rows of several systems."""
-        came = Outcomes(*(np.concatenate([getattr(p.came, name) for p in parts]) for name in ("now", "truth", "known", "k")))
+        came = Outcomes(
+            *(np.concatenate([getattr(part.came, name) for part in parts]) for name in ("now", "truth", "known", "k"))
+        )
         features, unit, held_out = (
             np.concatenate([getattr(part, name) for part in parts]) for name in ("features", "unit", "held_out")
         )
@@ -105,14 +111,11 @@ def _reaches(rows: int, step_s: int, random: np.random.Generator) -> tuple[Indic
 
 def _leave_out(features: Floats, known: npt.NDArray[np.bool_], whole: bool, random: np.random.Generator) -> None:
     """Hide from some rows what other systems do not have; what is hidden is no target either."""
-    for names, share in _WITHOUT:
-        columns = [place for place, name in enumerate(NAMES) if name in names]
+    for names, share, targets in _WITHOUT:
+        columns = np.array([name in names for name in NAMES])
         hidden = random.random(len(features)) < share
-        features[np.ix_(hidden, columns)] = np.nan
-        if names is OF_EBIKES:
-            known[np.ix_(hidden, [TARGETS.index("mechanical"), TARGETS.index("ebikes")])] = False
-        if names is OF_DOCKS:
-            known[hidden, TARGETS.index("docks")] = False
+        features[hidden[:, None] & columns] = np.nan
+        for target in targets:
+            known[hidden, TARGETS.index(target)] = False
     if not whole:
-        columns = [place for place, name in enumerate(NAMES) if name in OF_PLACE or name.startswith("network_")]
-        features[:, columns] = np.nan
+        features[:, [name in OF_PLACE or name.startswith("network_") for name in NAMES]] = np.nan

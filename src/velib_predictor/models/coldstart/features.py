@@ -41,7 +41,7 @@ AHEAD = (
         "usual_gap", "log_usual_moves",
     )),
     "days_known",
-    *(f"{wave}_{number}_{at}" for at in ("now", "then") for number in range(1, HARMONICS + 1) for wave in ("sin", "cos")),
+    *(f"{wave}_{number + 1}_{at}" for at in ("now", "then") for number in range(HARMONICS) for wave in ("sin", "cos")),
     *(f"{name}_{at}" for at in ("now", "then") for name in ("free_day", "saturday")),
 )  # fmt: skip
 """Columns that depend on the horizon too."""
@@ -63,13 +63,15 @@ def typical_change(size: Floats, horizon_s: npt.NDArray[np.integer]) -> Floats:
     Nothing of it is learned: a quarter of the docks in the long run, and at first as the root of time.
     """
     hours = horizon_s.astype(np.float32) / np.float32(HOUR_S)
-    return np.maximum(np.float32(0.25) * size * np.sqrt(hours / (hours + 4)), np.float32(0.3))
+    unit: Floats = np.maximum(np.float32(0.25) * size * np.sqrt(hours / (hours + 4)), np.float32(0.3))
+    return unit
 
 
 def sizes(panel: Panel) -> npt.NDArray[np.int16]:
     """Docks in all as they are known at each tick alone, int16[tick, station], at least 1."""
     most = np.maximum(panel.totals(), panel.counts.max(axis=-1))
-    return np.maximum(np.maximum(panel.capacity, most), np.int16(1))
+    docks: npt.NDArray[np.int16] = np.maximum(np.maximum(panel.capacity, most), np.int16(1))
+    return docks
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,8 +132,9 @@ class View:
         def since(channel: int, seconds: int) -> Floats:
             return now[channel] - self._back(channel, tick, station, seconds, reach)
 
+        ago = [hours * HOUR_S for hours in range(HOURS_LONG + 1)]
         hourly = [
-            np.stack([self._back(channel, tick, station, hour * HOUR_S, reach) for hour in range(HOURS_LONG + 1)], axis=1)
+            np.stack([self._back(channel, tick, station, seconds, reach) for seconds in ago], axis=1)
             for channel in (BIKES, EBIKES)
         ]  # [row, hours ago]
         moves = [np.abs(np.diff(values, axis=1)) for values in hourly]
@@ -161,8 +164,9 @@ class View:
         def moves(column: int, seconds: list[int], of: int) -> Floats:
             """Moves that were seen so long ago; the count before, `of` seconds earlier, must be told, too."""
             earlier = _ticks(self.panel, of)
-            told = np.stack([_reached(tick, _both(_ticks(self.panel, s), earlier), reach) >= 0 for s in seconds], axis=1)
-            return _log(_all_mean(np.where(told, np.stack([back(column, s) for s in seconds], axis=1), np.nan)))
+            lags = [_both(_ticks(self.panel, ago), earlier) for ago in seconds]
+            told = np.stack([_reached(tick, lag, reach) >= 0 for lag in lags], axis=1)
+            return _log(_all_mean(np.where(told, np.stack([back(column, ago) for ago in seconds], axis=1), np.nan)))
 
         hour_ago = _reached(tick, _ticks(self.panel, HOUR_S), reach) >= 0
         return [
@@ -287,4 +291,4 @@ def _all_mean(values: npt.NDArray[np.floating]) -> Floats:
 
 def _log(moves: Floats) -> Floats:
     """Moves an hour as a logarithm that knows 0."""
-    return np.log(moves + np.float32(0.05))
+    return np.asarray(np.log(moves + np.float32(0.05)))

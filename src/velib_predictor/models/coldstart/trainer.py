@@ -69,7 +69,9 @@ class ColdStart(Forecaster):
         try:
             self._use((where / NETWORK).read_bytes(), json.loads((where / ABOUT).read_bytes()))
         except (OSError, ValueError, KeyError) as error:
-            raise ArtifactError(f"the weights of {self.name} are damaged ({error}); install the program anew") from error
+            raise ArtifactError(
+                f"the weights of {self.name} are damaged ({error}); install the program anew"
+            ) from error
         names = ("version", "systems")
         return int(self.about["rows"]), {"rows": "of other systems", **{name: self.about[name] for name in names}}
 
