@@ -272,9 +272,14 @@ def test_the_cold_start_model_is_not_asked_where_the_model_has_said_everything(
     city: Panel, model: Forecaster, cold: Forecaster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It costs as much as a model, and in the rule there is nothing left to say."""
-    asked = []
+    asked: list[Panel] = []
     predict = ColdStart._predict
-    monkeypatch.setattr(ColdStart, "_predict", lambda self, seen: asked.append(1) or predict(self, seen))
+
+    def watched(self: ColdStart, seen: Panel) -> Forecast:
+        asked.append(seen)
+        return predict(self, seen)
+
+    monkeypatch.setattr(ColdStart, "_predict", watched)
     chain = Chain(SPEC, [Link(Source.MODEL, model), Link(Source.COLDSTART, cold)])
     panel = city.between(0, len(city) - 50)
     chain.forecast(panel)

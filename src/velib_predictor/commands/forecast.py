@@ -88,14 +88,20 @@ def predict(
     config: ConfigFile = None,
     as_json: Json = False,
 ) -> None:
-    """Forecast the stations of a system with a fitted model: a table, or JSON, CSV, GeoJSON."""
+    """Forecast the stations of a system with a fitted model: a table, or JSON, CSV, GeoJSON.
+
+    Where none was fitted yet the cold-start model answers; exit code 3 says so.
+    """
     import json
     from datetime import UTC, datetime
 
+    from velib_predictor.commands.serve import say
+    from velib_predictor.forecast.forecast import ForecastSpec
     from velib_predictor.inference import postprocessor as post
     from velib_predictor.inference.predictor import forecast_at, only_system
     from velib_predictor.inference.store import ModelStore
-    from velib_predictor.utils.errors import UsageError
+    from velib_predictor.models.coldstart.trainer import ColdStart
+    from velib_predictor.utils.errors import ExitCode, UsageError
     from velib_predictor.utils.temporal import parse_duration, parse_time
 
     if at and horizon:
@@ -109,7 +115,11 @@ def predict(
     database = open_database(settings)
     try:
         name = only_system(database, system)
-        forecast, panel = forecast_at(ModelStore(settings.models_dir).newest(name, model), database, name, instant)
+        store = ModelStore(settings.models_dir)
+        cold = model in (None, ColdStart.name) and not any(model in (None, f.parent.name) for f in store.folders(name))
+        every, tolerance = settings.forecast.issue_every, settings.forecast.tolerance
+        asked = ColdStart.ready(ForecastSpec.default(every), name, tolerance) if cold else store.newest(name, model)
+        forecast, panel = forecast_at(asked, database, name, instant)
     finally:
         database.close()
     if ahead and ahead <= forecast.spec.horizons[-1]:
@@ -128,6 +138,9 @@ def predict(
         sys.stdout.write(json.dumps(post.as_geojson(rows), ensure_ascii=False) + "\n")
     else:
         emit(rows, as_json, "" if as_json else post.as_table(rows, panel.timezone))
+    if cold:
+        say(f"no model has been trained for {name} yet (`velib train`): the cold-start model answers")
+        raise typer.Exit(ExitCode.DEGRADED)
 
 
 def backtest(

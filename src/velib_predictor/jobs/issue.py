@@ -12,7 +12,7 @@ from velib_predictor.data.clock import SystemClock
 from velib_predictor.data.database import Database
 from velib_predictor.data.panel import Panel
 from velib_predictor.data.schema import Poll, System
-from velib_predictor.forecast.forecast import DEFAULT_HORIZONS, ForecastSpec
+from velib_predictor.forecast.forecast import ForecastSpec
 from velib_predictor.inference.chain import Chain, Link
 from velib_predictor.inference.issue import Issue, Source, State
 from velib_predictor.inference.issues import Issues
@@ -134,10 +134,8 @@ class IssueJob:
         found = [self._link(chosen[0], Source.MODEL), self._link(chosen[1], Source.CLIMATOLOGY)]
         if chosen[0] is None:
             self._trouble = f"no {wanted or 'model'} has been trained for {self.system_id} yet (`velib retrain`)"
-        every = self._settings.issue_every
-        default = ForecastSpec(every, tuple(h for h in DEFAULT_HORIZONS if not h % every))
         trained = next((link.model for link in found if link), None)
-        spec = trained.spec if trained else default
+        spec = trained.spec if trained else ForecastSpec.default(self._settings.issue_every)
         report = trained.report if trained else None
         tolerance = parse_duration(report.tolerance) if report else self._settings.tolerance
         links = [link for link in (found[0], self._cold(spec, tolerance), found[1]) if link and link.model.spec == spec]

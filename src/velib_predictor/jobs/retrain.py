@@ -7,7 +7,7 @@ from pathlib import Path
 from velib_predictor.config.config import Settings
 from velib_predictor.data.database import Database
 from velib_predictor.data.panel import Panel
-from velib_predictor.forecast.forecast import DEFAULT_HORIZONS, ForecastSpec
+from velib_predictor.forecast.forecast import ForecastSpec
 from velib_predictor.inference.store import ModelStore
 from velib_predictor.jobs.issue import STAND_IN
 from velib_predictor.models.base import FitReport, forecaster
@@ -31,7 +31,7 @@ def retrain(
     chosen = settings.forecast
     names = list(dict.fromkeys((STAND_IN, chosen.train_model)))
     classes = [forecaster(name) for name in names]
-    spec = ForecastSpec(chosen.issue_every, tuple(h for h in DEFAULT_HORIZONS if not h % chosen.issue_every))
+    spec = ForecastSpec.default(chosen.issue_every)
     if progress:
         progress(f"read {system_id}", 0, len(names) + 1)
     first = now - timedelta(days=chosen.train_days)

@@ -60,7 +60,7 @@ class Climatology(Forecaster):
         self._take(counts.astype(np.min_scalar_type(counts.max())))
         k = np.maximum.reduce([self.largest, train.capacity.max(axis=0), np.ones_like(self.largest)])
         self.least = np.unique(np.quantile(k, np.arange(1, GROUPS) / GROUPS, method="higher"))
-        told = train.observed.any(axis=0)  # [station, channel]
+        told: npt.NDArray[np.bool_] = np.asarray(train.observed.any(axis=0))  # [station, channel]
         told |= ~told.any(axis=1, keepdims=True)
         self.published = np.pad(told[:, self.spec.channels], [(0, 1), (0, 0)], constant_values=True).T
         self.occupancy = _occupancy(self.by_kind[:, :, :-1].sum(axis=1), k, self.least)

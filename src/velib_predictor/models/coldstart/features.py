@@ -207,11 +207,12 @@ class View:
         lags = np.arange(1, DAYS + 1) * day if day >= 0 else np.full(DAYS, -1)
         then = tick[:, None] + ahead[:, None] - lags  # [row, day]
         usable = (lags >= ahead[:, None]) & (lags >= 0)
-        same = usable & (free[np.maximum(then, 0)] == free[tick + ahead][:, None])
+        same = usable & (free[np.where(usable, np.maximum(then, 0), 0)] == free[tick + ahead][:, None])
         for channel in (BIKES, EBIKES):
             value = _values(self.panel, channel, tick, station)[:, None]
             size = self.size[tick, station][:, None]
-            here = _values(self.panel, channel, _told(tick[:, None] - lags, tick, reach), station[:, None])
+            before = np.where(usable, tick[:, None] - lags, -1)
+            here = _values(self.panel, channel, _told(before, tick, reach), station[:, None])
             there = _values(self.panel, channel, _told(np.where(usable, then, -1), tick, reach), station[:, None])
             change, gap = (there - here) / size, (there - value) / size
             known = ~np.isnan(change)
