@@ -142,7 +142,7 @@ def test_run_polls_issues_and_serves(feed: FeedServer, client: httpx.Client, tmp
 
 
 def test_run_from_nothing_forecasts_from_the_first_poll(feed: FeedServer, client: httpx.Client, tmp_path: Path) -> None:
-    """Nobody waits for the next quarter of an hour: what the first poll shows is forecast at once, and by whom is said."""
+    """Nobody waits for the next quarter of an hour: what the first poll shows is forecast, and by whom is said."""
     publish(feed)
     asked = ("run", "--system", "town", "--url", f"{feed.url}/gbfs.json", "--every", "1s", "--port", 0)
     with Velib(*asked, folder=tmp_path) as velib:
