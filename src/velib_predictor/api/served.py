@@ -14,7 +14,7 @@ from velib_predictor.api.caching import GEOJSON, Body
 from velib_predictor.data.panel import CHANNELS
 from velib_predictor.forecast import pmf as algebra
 from velib_predictor.inference.current import SystemAbout
-from velib_predictor.inference.issue import Issue, Source, State
+from velib_predictor.inference.issue import TRUST, Issue, Source, State
 from velib_predictor.utils.errors import UsageError
 from velib_predictor.utils.temporal import format_duration
 
@@ -22,11 +22,12 @@ QUANTILES = {"q10": 0.1, "q50": 0.5, "q90": 0.9}
 NETWORK_HORIZON = timedelta(minutes=30)
 _NETWORKS_KEPT = 24
 _FALLBACKS = {
+    Source.COLDSTART: "the cold-start model, which was trained on other systems, stands in for the model",
     Source.CLIMATOLOGY: "what is usual there at that hour stands in for the model",
     Source.PERSISTENCE: "what was last seen there stands in for the model",
     Source.NONE: "nothing has been seen there within a day",
 }
-
+_NEW = "the station is new to the model; the cold-start model, which was trained on other systems, stands in"
 _CLOSED = "the station was out of order when last seen; the probabilities are 0 until it opens"
 
 Numbers = dict[str, npt.NDArray[Any]]
@@ -147,7 +148,9 @@ class Served:
         replaced = [name for name, source in given.items() if source != Source.MODEL]
         if not replaced:
             return ""
-        text = _FALLBACKS[Source(max(given.values()))]
+        worst = max((Source(source) for source in given.values()), key=TRUST.index)
+        # Where the model itself is in order, the station is the reason.
+        text = _NEW if worst is Source.COLDSTART and self.issue.reason is None else _FALLBACKS[worst]
         return text if len(replaced) == len(given) else f"for {' and '.join(replaced)}, {text}"
 
     def _who(self, place: int) -> dict[str, Any]:

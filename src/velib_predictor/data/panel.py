@@ -13,7 +13,7 @@ import numpy.typing as npt
 from velib_predictor.data.known_weather import KnownWeather
 from velib_predictor.data.special_days import SpecialDays
 from velib_predictor.utils.errors import UsageError
-from velib_predictor.utils.temporal import MICROSECOND, format_duration, format_time, from_micros
+from velib_predictor.utils.temporal import EPOCH, MICROSECOND, format_duration, format_time, from_micros
 
 if TYPE_CHECKING:
     from velib_predictor.data.database import Database
@@ -115,6 +115,7 @@ class Panel:
         step: timedelta = timedelta(minutes=15),
         tolerance: timedelta | None = None,
         special_days: SpecialDays | None = None,
+        anchor: datetime = EPOCH,
     ) -> "Panel":
         """Read a system's history from a database (or its address): ticks in [start, end).
 
@@ -123,6 +124,7 @@ class Panel:
             step: of the grid.
             tolerance: oldest value that a tick takes; the step if not given.
             special_days: of the system; the school holidays of its country if not given, or if they name no zone.
+            anchor: an instant that is a tick, with all whole steps from it; 1970 UTC, as for stored issues.
 
         Raises:
             UsageError: an unknown system, one without a time zone, an empty period, or a step that is no whole number
@@ -133,10 +135,12 @@ class Panel:
         from velib_predictor.data.database import Database
         from velib_predictor.data.preprocessor import load_panel
 
-        asked = {"step": step, "tolerance": step if tolerance is None else tolerance}
+        age = step if tolerance is None else tolerance
         opened = database if isinstance(database, Database) else Database(database)
         try:
-            return load_panel(opened, system_id, start, end, **asked, special_days=special_days)
+            return load_panel(
+                opened, system_id, start, end, step=step, tolerance=age, special_days=special_days, anchor=anchor
+            )
         finally:
             if opened is not database:
                 opened.close()

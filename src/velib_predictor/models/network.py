@@ -191,7 +191,7 @@ class NetworkModel(Forecaster):
         rows = self._rows(self._chosen(raw), station, (slot, day), np.tile(np.arange(horizons), count))
         given = self._given(rows, seen, sights[0].size)
         parameters = [network(given).reshape(count, horizons, len(self.spec.targets), -1) for network in self._networks]
-        return self.block(seen, _pmf(parameters, self.head, now, k), k, known)
+        return self.block(seen, distributions(parameters, self.head, now, k), k, known)
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -246,7 +246,7 @@ def _typical(change: npt.NDArray[np.floating]) -> Floats:
     return np.array([max(float(column.std()), 0.05) if len(column) else 1.0 for column in columns], dtype=np.float32)
 
 
-def _pmf(
+def distributions(
     parameters: Sequence[Floats], kind: str, now: npt.NDArray[np.int64], k: npt.NDArray[np.int16]
 ) -> npt.NDArray[np.float32]:
     """Distributions, float32[station, horizon, target, count]: the mean of those of several networks.
