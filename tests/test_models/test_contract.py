@@ -45,12 +45,16 @@ class Case:
         return list(self.model.predict(panel, panel.ticks[places]))
 
 
+# The champion without its LSTM, which is tested as one of the models.
+TINY = tiny(epochs=1, folds=1, xgboost=0.5, stid=0.4, queueing=0.05, persistence_delta=0.03, climatology=0.02)
+
+
 @pytest.fixture(scope="module", autouse=True)
 def tiny_fits() -> Iterator[None]:
     """The contract does not ask how good a model is: few trees, few rows."""
     sizes = {
         "baseline.linear._ROUNDS": 12, "baseline.linear._SPREAD_ROUNDS": 6, "baseline.linear.XGBoost.most_rows": 6000,
-        "baseline.queueing.ROWS": 300, "champion.judge._ORIGINS": 8, "base.DEFAULTS": tiny(epochs=1, folds=1, xgboost=0.5, stid=0.4, queueing=0.05, persistence_delta=0.03, climatology=0.02),
+        "baseline.queueing.ROWS": 300, "champion.judge._ORIGINS": 8, "base.DEFAULTS": TINY,
     }  # fmt: skip
     with pytest.MonkeyPatch.context() as patch:
         for name, size in sizes.items():

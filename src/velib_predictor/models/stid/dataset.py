@@ -94,10 +94,18 @@ def by_horizon(
     """
     shape = (len(rows) // together, together, -1)
     return [
-        rows.features[::together, here].astype(dtype), rows.features[:, there].astype(dtype).reshape(shape),
+        _columns(rows.features[::together], here, dtype), _columns(rows.features, there, dtype).reshape(shape),
         np.ascontiguousarray(rows.station[::together]), rows.slot.reshape(shape), rows.day.reshape(shape),
         rows.unit.reshape(shape),
     ]  # fmt: skip
+
+
+def _columns(features: Floats, places: Indices, dtype: type[np.floating]) -> npt.NDArray[np.floating]:
+    """Some columns, copied a part at a time: there may be a gigabyte of them."""
+    found = np.empty((len(features), len(places)), dtype=dtype)
+    for first in range(0, len(features), _CHUNK):
+        found[first : first + _CHUNK] = features[first : first + _CHUNK, places]
+    return found
 
 
 def raw_rows(

@@ -10,13 +10,18 @@ from velib_predictor.models.stid.dataset import Rows, by_horizon, draw, together
 Indices = npt.NDArray[np.int64]
 
 
+_MOST_CELLS = 240_000_000
+"""Rows times features: what is held at once, 4 bytes each. With one target that is no limit, with four it is."""
+
+
 class Stid(NetworkModel):
     """Networks on the features of the trees, with embeddings of station, time of day and kind of day."""
 
     name = "stid"
 
     def _draw(self, train: Panel) -> tuple[Indices, Indices, Indices]:
-        return draw(train, self.spec, self.own.rows)
+        columns = sum(len(builder.names) for builder in self.builders)
+        return draw(train, self.spec, min(self.own.rows, _MOST_CELLS // columns))
 
     def _fitter(self, lesson: Lesson) -> Fitter:
         from velib_predictor.models.stid.fitting import StidFitting
