@@ -8,8 +8,9 @@ import os
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -68,6 +69,9 @@ class Lesson:
 class NetworkModel(Forecaster):
     """See the module. Rows are (origin, station, horizon), of all targets at once."""
 
+    tools: ClassVar[str] = "velib_predictor.models.fitting"
+    """The module that imports all that it is fitted with."""
+
     def __init__(self, spec: ForecastSpec, settings: ModelSettings | None = None) -> None:
         super().__init__(spec, settings)
         check_divides_a_day(self.name, spec)
@@ -83,10 +87,11 @@ class NetworkModel(Forecaster):
         # Said before torch is loaded: waiting threads sleep (see `linear`), else XGBoost, fitted later, is much slower.
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         try:
-            import velib_predictor.models.fitting  # noqa: F401 - all that it needs, without naming it
+            import_module(self.tools)
         except ImportError as error:
+            missing = (error.name or "").partition(".")[0]
             raise UsageError(
-                f"training {self.name} needs torch and Lightning, and {error.name} is not installed: `make setup-deep` "
+                f"training {self.name} needs torch and Lightning, and {missing} is not installed: `make setup-deep` "
                 "or `pip install 'velib-predictor[deep]'`; a trained one is served without them"
             ) from None
 
