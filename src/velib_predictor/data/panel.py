@@ -65,6 +65,14 @@ class Stations:
         place = {name: position for position, name in enumerate(ids)}
         return np.array([place.get(name, -1) for name in self.id], dtype=np.int64)
 
+    def take(self, places: npt.NDArray[np.int64]) -> Self:
+        """Some of the stations, in that order."""
+        chosen = places.tolist()
+        return type(self)(
+            tuple(self.id[place] for place in chosen), tuple(self.code[place] for place in chosen),
+            tuple(self.name[place] for place in chosen), self.lat[places], self.lon[places],
+        )  # fmt: skip
+
 
 @dataclass(frozen=True, eq=False)
 class Panel:
@@ -184,6 +192,13 @@ class Panel:
         by_tick = ("ticks", "counts", "observed", "trusted", "open", "capacity")
         parts = {name: getattr(self, name)[first:last] for name in by_tick}
         return replace(self, **parts, weather=self.weather.until(parts["ticks"]))
+
+    def take(self, places: npt.NDArray[np.int64]) -> Self:
+        """Some of the stations, in that order; copied."""
+        cells = ("counts", "observed", "trusted", "open", "capacity")
+        return replace(
+            self, stations=self.stations.take(places), **{name: getattr(self, name)[:, places] for name in cells}
+        )
 
     def totals(self) -> Counts:
         """Bikes and free docks together, 0 where one of them was not observed, int16[tick, station]."""

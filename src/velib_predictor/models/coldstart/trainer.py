@@ -91,6 +91,10 @@ class ColdStart(Forecaster):
     def _predict(self, seen: Panel) -> Forecast:
         assert self._network is not None  # noqa: S101 - for the type checker
         seen = seen.between(max(len(seen) - 1 - self.lookback, 0), len(seen))
+        # Stations of which nothing was heard are not there: one that opens later must not move the city's middle.
+        heard = seen.observed.any(axis=(0, 2))
+        if not heard.all() and heard.any():
+            return self._of_some(seen, np.flatnonzero(heard))
         k = self._greatest(seen)
         now, known = self.now(seen, k)
         if self._places is None or not self._places.describes(seen.stations):
@@ -106,6 +110,15 @@ class ColdStart(Forecaster):
         parameters = self._network(given)[:, self.spec.channels]  # [station x horizon, target, 3, component]
         parameters = parameters.reshape(count, horizons, len(self.spec.targets), -1)
         return self.block(seen, distributions([parameters], "mixture", now, k), k, known)
+
+    def _of_some(self, seen: Panel, places: npt.NDArray[np.int64]) -> Forecast:
+        """The forecast of some stations, in a block of all; nothing is known of the others."""
+        some = self._predict(seen.take(places))
+        k, known = self.greatest(seen), np.zeros((len(seen.stations), len(self.spec.targets)), dtype=bool)
+        k[places], known[places] = some.k[0], some.known[0]
+        pmf = np.zeros((len(k), *some.pmf.shape[2:-1], int(k.max()) + 1), dtype=np.float32)
+        pmf[places, ..., : some.pmf.shape[-1]] = some.pmf[0]
+        return self.block(seen, pmf, k, known)
 
     def _greatest(self, seen: Panel) -> npt.NDArray[np.int16]:
         """K; of a station without a known capacity the largest total that was seen, too."""
