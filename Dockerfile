@@ -39,7 +39,6 @@ RUN /opt/builder/bin/pip wheel --quiet --no-deps --no-build-isolation --wheel-di
 FROM build AS slim
 COPY docker/slim.sh docker/check.py ./docker/
 RUN /opt/velib/bin/pip uninstall --quiet --yes matplotlib contourpy cycler fonttools kiwisolver pillow pyparsing \
-        python-dateutil six \
     && sh docker/slim.sh /opt/velib/lib/python3.11/site-packages \
     && /opt/velib/bin/python docker/check.py
 

@@ -286,7 +286,7 @@ def test_workflows_do_what_was_asked() -> None:
     assert {"check", "timescaledb", "images"} <= set(ci["jobs"])
     image = ci["jobs"]["timescaledb"]["services"]["timescaledb"]["image"]
     assert image == compose("docker-compose.yml")["services"]["timescaledb"]["image"]
-    deploy = compose(".github/workflows/deploy.yml")
+    deploy: dict[Any, Any] = compose(".github/workflows/deploy.yml")
     assert deploy[True]["push"]["tags"] == ["v*.*.*"]  # YAML 1.1 reads `on` as true
     steps = [step.get("name", step.get("uses")) for step in deploy["jobs"]["images"]["steps"]]
     assert steps.index("Build") < steps.index("Scan") < steps.index("Push")

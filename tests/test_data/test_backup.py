@@ -259,6 +259,20 @@ def damage(made: Backup, noted: bool) -> None:
     made.file.write_bytes(content)
 
 
+def test_a_dump_that_is_cut_off_between_two_statements_is_refused(
+    postgres: Database, on_postgres: BackupSettings
+) -> None:
+    """Each statement in it is whole, and a server would take them all: only the keys are missing."""
+    made = make_backup(postgres, on_postgres, NOW, plain=True)
+    made.file.with_name(made.file.name + ".sha256").unlink()
+    made.file.write_text(made.file.read_text().partition("ALTER TABLE ONLY public.issue\n")[0])
+    spoil(postgres)
+    before = everything(postgres)
+    with pytest.raises(BackupError, match="cut off"):
+        restore_backup(postgres, on_postgres, made.file, NOW, may_replace=yes)
+    assert everything(postgres) == before
+
+
 def test_a_restore_that_the_server_refuses_changes_nothing(postgres: Database, on_postgres: BackupSettings) -> None:
     """Late in the dump, when everything was dropped and nearly all is there: a key that stands twice."""
     made = make_backup(postgres, on_postgres, NOW, plain=True)
