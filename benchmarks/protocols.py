@@ -1,13 +1,15 @@
-"""The tables of docs/model_details.md: the backtests V15, V60 and S15 on the development data.
+"""The tables of docs/model_details.md: the backtests V15, V60, S15 and B60 on the development data.
 
     python benchmarks/protocols.py ../shared/data --protocol V15 [--models xgboost,queueing] [--targets bikes]
 
 Imports the data set into a database of its own and says what `velib backtest` says, as Markdown. Each protocol's
-command is printed first. Memory is the peak of the process.
+command is printed first. Memory is the peak of the process. B60 (Bordeaux, hourly, early 2011) is no data set
+that can be imported: its panel is made by the tests' loader, and no command makes it.
 """
 
 import argparse
 import resource
+import sys
 import tempfile
 import time
 from dataclasses import dataclass
@@ -15,11 +17,14 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from velib_predictor.config.models import ModelSettings, TrainingSettings
 from velib_predictor.data.database import Database
 from velib_predictor.data.importer import import_history
+from velib_predictor.data.panel import Panel
 from velib_predictor.evaluation.evaluator import Protocol, backtest, load
 from velib_predictor.evaluation.report import report
 from velib_predictor.forecast.forecast import ForecastSpec
+from velib_predictor.models.base import forecaster
 from velib_predictor.utils.temporal import format_duration
 
 ALL = "persistence_delta,climatology,linear,queueing,xgboost"
@@ -75,6 +80,38 @@ SETTINGS = {
 }  # fmt: skip
 
 
+HOURS = tuple(timedelta(hours=hours) for hours in (1, 2, 3, 6))
+
+
+def bordeaux(data: Path, targets: str) -> tuple[Panel, Protocol]:
+    """The first three quarters of Bordeaux's hours to learn from (the reference validated on the last tenth of all in
+    them), the last quarter to test on."""
+    sys.path.append(str(Path(__file__).parents[1]))
+    from tests.test_models.bordeaux import bordeaux as panel_of
+
+    panel = panel_of(data)
+    spec = ForecastSpec(timedelta(hours=1), HOURS, tuple(targets.split(",")))
+    first, cut, last = (panel.ticks[place].astype("datetime64[us]").item().replace(tzinfo=UTC)
+                        for place in (0, len(panel) * 3 // 4, len(panel) - 1))  # fmt: skip
+    return panel, Protocol(spec, first, cut, cut, last, timedelta(hours=1))
+
+
+def imported(data: Path, setting: Setting, targets: str) -> tuple[Panel, Protocol]:
+    """A data set's panel, by way of a database."""
+    protocol = setting.protocol(targets)
+    with tempfile.TemporaryDirectory() as folder:
+        database = Database(f"sqlite:///{folder}/velib.db")
+        database.upgrade()
+        source = data / setting.folder
+        import_history(
+            database, setting.system, source / "stations.parquet", [source / "status.parquet"],
+            timezone=setting.timezone,
+        )  # fmt: skip
+        panel = load(database, setting.system, protocol)
+        database.close()
+    return panel, protocol
+
+
 def scores(data: dict[str, Any], column: str, digits: int, bold: bool) -> list[str]:
     """A Markdown table of one score: a row a target and model, a column a horizon."""
     horizons = data["protocol"]["horizons"]
@@ -122,25 +159,22 @@ def details(data: dict[str, Any]) -> list[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
-    parser.add_argument("--protocol", choices=SETTINGS, required=True)
+    parser.add_argument("--protocol", choices=[*SETTINGS, "B60"], required=True)
     parser.add_argument("--models", default=ALL)
     parser.add_argument("--targets", default="bikes,ebikes,docks")
     parser.add_argument("--report-out", type=Path)
+    parser.add_argument("--seed", type=int, default=0, help="of the networks")
     options = parser.parse_args()
-    setting = SETTINGS[options.protocol]
-    print(f"`{setting.command(options.models, options.targets)}`\n")
-    with tempfile.TemporaryDirectory() as folder:
-        database = Database(f"sqlite:///{folder}/velib.db")
-        database.upgrade()
-        source = options.data / setting.folder
-        import_history(
-            database, setting.system, source / "stations.parquet", [source / "status.parquet"],
-            timezone=setting.timezone,
-        )  # fmt: skip
-        panel = load(database, setting.system, setting.protocol(options.targets))
-        database.close()
+    if options.protocol == "B60":
+        panel, protocol = bordeaux(options.data, options.targets)
+    else:
+        setting = SETTINGS[options.protocol]
+        print(f"`{setting.command(options.models, options.targets)}`\n")
+        panel, protocol = imported(options.data, setting, options.targets)
+    recipe = ModelSettings(training=TrainingSettings(seed=options.seed))
+    models = [forecaster(name)(protocol.spec, recipe) for name in options.models.split(",")]
     begun = time.perf_counter()
-    data = report(backtest(panel, options.models.split(","), setting.protocol(options.targets)))
+    data = report(backtest(panel, models, protocol))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     took = ", ".join(f"{name} {m['fit_s']:.0f} + {m['predict_s']:.0f}" for name, m in data["models"].items())
     print(f"{data['origins']} origins, {data['stations']} stations; {data['intervals']}.")

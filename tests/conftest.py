@@ -28,10 +28,11 @@ settings.load_profile("velib")
 
 @pytest.fixture(autouse=True)
 def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """No setting reaches a test from outside: not by the environment, `.env` or `config/`."""
+    """No setting reaches a test from outside: not by the environment, `.env` or `config/`; and no weather."""
     for name in list(os.environ):
         if name.startswith(("VELIB_", "DB_")) or name in ("DATABASE_URL", "LOG_LEVEL"):
             monkeypatch.delenv(name)
+    monkeypatch.setenv("VELIB_WEATHER__URL", "none")  # by default it is that of a server far away
     monkeypatch.chdir(tmp_path)
 
 

@@ -2,7 +2,7 @@
 
 import os
 import re
-from datetime import timedelta
+from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from velib_predictor.config.config import (
     load_settings,
 )
 from velib_predictor.config.explain import NO_SETTINGS
+from velib_predictor.config.outside import CalendarSettings, WeatherSettings
 from velib_predictor.utils.errors import ExitCode, SettingsError, UsageError
 
 SHIPPED = REPOSITORY / "config" / "config.yaml"
@@ -38,7 +39,15 @@ SECTIONS: dict[str, Any] = {
     "backup": BackupSettings,
     "systems.velib": SystemSettings,
     "systems.velib.fallback": FallbackSettings,
+    "systems.velib.calendar": CalendarSettings,
+    "weather": WeatherSettings,
 }
+
+
+@pytest.fixture(autouse=True)
+def real_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is asked here: the weather's address may be what it is by default."""
+    monkeypatch.delenv("VELIB_WEATHER__URL")
 
 
 def write(content: Any, file: str = "config/config.yaml") -> Path:
@@ -52,14 +61,18 @@ def nested(path: str, key: str, value: Any) -> dict[str, Any]:
     """A settings file with one key, and beside it what is required there."""
     content: dict[str, Any] = {key: value}
     if path.startswith("systems.velib"):
-        model = FallbackSettings if path.endswith("fallback") else SystemSettings
-        required = {"kind": "opendata_paris"} if model is FallbackSettings else {}
-        content = {"url": "https://feed.example/gbfs.json", **required, **content}
+        required = {"kind": "opendata_paris"} if path.endswith("fallback") else {}
+        required |= {} if path.endswith("calendar") else {"url": "https://feed.example/gbfs.json"}
+        content = {**required, **content}
     for part in reversed(path.split(".") if path else []):
         content = {part: content}
-        if part == "fallback":
+        if part in ("fallback", "calendar"):
             content["url"] = "https://feed.example/gbfs.json"
     return content
+
+
+def with_event(**event: str) -> dict[str, Any]:
+    return {"systems": {"x": {"url": "u", "calendar": {"events": [event]}}}}
 
 
 def refusal(file: Path | None = None, **arguments: Any) -> str:
@@ -292,7 +305,7 @@ def test_a_typing_error_is_answered_with_a_guess(path: str, key: str, meant: str
 def test_a_wrong_value_of_any_key_is_named_with_what_was_found(path: str, key: str) -> None:
     write(nested(path, key, [["wrong"]]))
     message = refusal()
-    where = f"{path}.{key}" if path else key
+    where = (f"{path}.{key}" if path else key) + (".0" if key == "events" else "")  # of a list, the first wrong one
     assert message.startswith(f"config/config.yaml: {where}: found list; ")
     assert len(message.splitlines()) == 1
 
@@ -319,6 +332,12 @@ def test_a_wrong_value_of_any_key_is_named_with_what_was_found(path: str, key: s
         ({"systems": {"x": {"url": "u", "timezone": "Europe"}}}, ["systems.x.timezone", "'Europe'", "Europe/Paris"]),
         ({"systems": {"x": {"url": "u", "kind": "rss"}}}, ["systems.x.kind", "'rss'", "'gbfs'"]),
         ({"systems": {"x": {"name": "X"}}}, ["systems.x.url is missing"]),
+        ({"systems": {"x": {"url": "u", "calendar": {"school_zone": "D"}}}}, ["calendar.school_zone", "'D'", "'none'"]),
+        (with_event(date="2026-06-21"), ["systems.x.calendar.events.0.name is missing"]),
+        (with_event(name="A"), ["systems.x.calendar.events.0.date is missing"]),
+        (with_event(name="A", date="21 June"), ["systems.x.calendar.events.0.date", "'21 June'"]),
+        (with_event(name="A", **{"from": "2026-06-21", "to": "2026-06-20"}), ["events.0", "must not end before"]),
+        (with_event(name="A", date="2026-06-21", until="2026-06-22"), ["events.0.until is unknown", "date, from, to"]),
         ({"systems": {"x": {"url": "u", "fallback": {"url": "v"}}}}, ["systems.x.fallback.kind is missing"]),
     ],
 )
@@ -522,3 +541,29 @@ def test_an_unknown_system_is_named_with_those_that_there_are() -> None:
 def test_the_tests_themselves_see_no_outside_setting() -> None:
     assert not [name for name in os.environ if name.startswith(("VELIB_", "DB_"))]
     assert not Path("config").exists()
+
+
+# -- the weather and the calendar --------------------------------------------------------------------------------
+
+
+def test_the_weather_can_be_switched_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert str(load_settings().weather.url).startswith("https://api.open-meteo.com/")
+    write({"weather": {"url": "http://127.0.0.1:9/v1/forecast"}})
+    assert load_settings().weather.url == "http://127.0.0.1:9/v1/forecast"
+    write({"weather": {"url": None}})
+    assert load_settings().weather.url is None
+    monkeypatch.setenv("VELIB_WEATHER__URL", "none")
+    assert load_settings().weather.url is None
+
+
+def test_events_are_days_or_spans_of_days() -> None:
+    write(
+        "systems:\n  x:\n    url: u\n    calendar:\n      school_zone: B\n      events:\n"
+        "        - {date: 2026-06-21, name: Music}\n        - {from: 2026-07-04, to: 2026-07-26, name: Tour}\n"
+    )
+    said = load_settings().systems["x"].calendar
+    assert said.school_zone == "B"
+    assert [(event.name, event.first, event.last) for event in said.events] == [
+        ("Music", date(2026, 6, 21), None),
+        ("Tour", date(2026, 7, 4), date(2026, 7, 26)),
+    ]

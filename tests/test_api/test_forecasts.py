@@ -26,7 +26,7 @@ STATION = f"/v1/systems/{SYSTEM}/stations/{PLAIN}/forecast"
 NETWORK = f"/v1/systems/{SYSTEM}/forecast"
 FORECAST = {
     "station_id", "code", "name", "lat", "lon", "capacity", "issued_at", "observed_at", "model", "model_version",
-    "state", "reason", "now", "forecasts", "meta",
+    "weather", "state", "reason", "now", "forecasts", "meta",
 }  # fmt: skip
 
 

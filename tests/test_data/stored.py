@@ -45,6 +45,10 @@ def fill(database: Database, polls: int = 20) -> None:
             key | {"issued_at": START, "target": "bikes", "horizon_s": 900, "model": "m", "rows": 3, "fallback": 0,
                    "rps": 0.1 + 0.2, "rps_persistence": 1e-300, "brier": 1 / 3, "error": 2.0, "covered_80": 1},
         )  # fmt: skip
+        connection.execute(
+            insert(schema.Weather),
+            key | {"issued_at": START, "valid_at": START, "temperature_c": -0.1, "apparent_c": None, "rain_mm": 1e-9},
+        )
 
 
 def everything(database: Database) -> dict[str, list[tuple[Any, ...]]]:

@@ -98,7 +98,7 @@ def test_sqlite_keeps_the_large_tables_without_rowid(sqlite_url: str) -> None:
     database = Database(sqlite_url)
     with database.read() as connection:
         rows = connection.execute(text("SELECT name FROM sqlite_master WHERE sql LIKE '%WITHOUT ROWID%'")).scalars()
-        assert set(rows) == {"station_status", "poll", "score"}
+        assert set(rows) == {"station_status", "poll", "score", "weather"}
     database.close()
 
 

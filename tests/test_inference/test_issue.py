@@ -1,5 +1,6 @@
 """A stored forecast says, within its 8 bits, what the forecast said; it comes back as it went, or is refused."""
 
+import json
 from dataclasses import fields
 from datetime import timedelta
 from typing import Any
@@ -14,6 +15,7 @@ from safetensors.numpy import load, save
 from tests.test_forecast.strategies import distributions
 from tests.test_inference.made import ISSUED, MINUTE, SPEC, forecast_of, issue_of, small_panel, some_issue, spread
 from tests.test_models.panels import bare_panel
+from velib_predictor.data.known_weather import WeatherSource
 from velib_predictor.data.panel import MISSING
 from velib_predictor.forecast import pmf as algebra
 from velib_predictor.forecast.forecast import Forecast, ForecastSpec
@@ -238,3 +240,14 @@ def test_a_day_of_a_large_system_takes_less_than_150_mb() -> None:
     size = len(issue.to_bytes())
     assert 96 * size < 150e6, f"{size} bytes"
     assert size > 200_000  # the forecasts are no trifle: nothing was rounded away
+
+
+def test_what_of_the_weather_was_known_comes_back_and_an_older_issue_says_none() -> None:
+    issue = some_issue(weather=WeatherSource.CACHE)
+    body = issue.to_bytes()
+    assert again(issue).weather is WeatherSource.CACHE
+    about = json.loads(load(zstandard.ZstdDecompressor().decompress(body))["about"].tobytes())
+    assert about.pop("weather") == "cache"
+    older = repacked(body, about=np.frombuffer(json.dumps(about).encode(), dtype=np.uint8))
+    columns = {name: getattr(issue, name) for name in ROW}
+    assert Issue.from_bytes(older, **columns).weather is WeatherSource.NONE

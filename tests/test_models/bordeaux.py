@@ -34,14 +34,19 @@ def bordeaux(shared_data: Path) -> Panel:
     counts = counts[:, kept]
     observed = counts != MISSING
     nothing = (None,) * len(kept)
-    nowhere = np.full(len(kept), np.nan)
+    with (shared_data / "bordeaux_vcub_2014" / "stations.csv").open(encoding="utf-8") as table:
+        places = {
+            row["station_id"]: (float(row["latitude"]), float(row["longitude"]))
+            for row in csv.DictReader(table, delimiter=";")
+        }
+    lat, lon = np.array([places.get(ids[number], (np.nan, np.nan)) for number in kept]).T
     return Panel(
         system_id="bordeaux",
         timezone=TIMEZONE,
         ticks=(first + 3600 * np.arange(len(counts))).astype("datetime64[s]"),
         step=timedelta(hours=1),
         tolerance=timedelta(hours=1),
-        stations=Stations(tuple(ids[number] for number in kept), nothing, nothing, nowhere, nowhere),
+        stations=Stations(tuple(ids[number] for number in kept), nothing, nothing, lat, lon),
         counts=counts,
         observed=observed,
         trusted=observed[:, :, BIKES],

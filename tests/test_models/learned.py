@@ -6,6 +6,9 @@ from contextlib import contextmanager
 
 import pytest
 
+from velib_predictor.config.models import ModelSettings
+from velib_predictor.models.network import Floats, Given, Network, NetworkModel
+
 LEARNED = ("stid", "lstm", "champion")
 """Models that are fitted with torch; served without it."""
 
@@ -24,18 +27,42 @@ def hide_torch(patch: pytest.MonkeyPatch) -> None:
             patch.delitem(sys.modules, name)
     for name in hidden:
         patch.setitem(sys.modules, name, None)
-    for name in ("heads", "stid.fitting", "stid.model", "lstm.fitting", "lstm.model"):
+    for name in ("heads", "fitting", "onnx_file", "stid.fitting", "stid.model", "lstm.fitting", "lstm.model"):
         patch.delitem(sys.modules, f"velib_predictor.models.{name}", raising=False)
 
 
-@contextmanager
-def tiny_networks(rows: int = 4_000, epochs: int = 2, folds: int = 3) -> Iterator[None]:
-    """Inside, networks are fitted that are good for little."""
-    from velib_predictor.models.stid import fitting
+def tiny(rows: int = 4_000, epochs: int = 2, folds: int = 3, **champion: float) -> ModelSettings:
+    """Settings of networks that are made in seconds and good for little; `champion`: its members."""
+    sizes = {"width": 8, "blocks": 1, "station_width": 2, "time_width": 2}
+    own = {"rows": rows, "epochs": epochs, "folds": folds, "small": sizes}
+    said: dict[str, object] = {"stid": own, "lstm": {**own, "small": {**sizes, "hidden": 8}}}
+    if champion:
+        said["champion"] = {"members": champion}
+    return ModelSettings.model_validate(said)
 
+
+class Watched:
+    """A network that notes what it is asked with."""
+
+    def __init__(self, network: Network) -> None:
+        self.network, self.inputs, self.file = network, network.inputs, network.file
+        self.asked: list[Given] = []
+
+    def __call__(self, given: Given) -> Floats:
+        self.asked.append(given)
+        return self.network(given)
+
+
+def watched(model: NetworkModel) -> list[Given]:
+    """What the model's first network is asked with from now on; the others are not asked any more."""
+    network = Watched(model._networks[0])
+    model._networks = [network]  # type: ignore[list-item]
+    return network.asked
+
+
+@contextmanager
+def tiny_networks(rows: int = 4_000, epochs: int = 2, folds: int = 3, **champion: float) -> Iterator[None]:
+    """Inside, models are made with `tiny` settings where nothing else is said."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("velib_predictor.models.network.NetworkModel.most_rows", rows)
-        patch.setattr("velib_predictor.models.network.NetworkModel.epochs", epochs)
-        patch.setattr("velib_predictor.models.network.FOLDS", folds)
-        patch.setattr(fitting, "SMALL", {"width": 8, "blocks": 1, "station_width": 2, "time_width": 2})
+        patch.setattr("velib_predictor.models.base.DEFAULTS", tiny(rows, epochs, folds, **champion))
         yield

@@ -3,7 +3,7 @@
 import numpy as np
 import numpy.typing as npt
 import pytest
-from scipy.linalg import expm  # type: ignore[import-untyped]
+from scipy.linalg import expm
 
 from velib_predictor.models.baseline import birth_death
 from velib_predictor.models.baseline.birth_death import Floats, poisson, propagate

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from tests.test_models.learned import LEARNED, need_torch
+from tests.test_models.learned import LEARNED, need_torch, tiny
 from tests.test_models.panels import CELLS, disturbed, selected, small_city, with_new_station
 from velib_predictor.data.panel import DOCKS, Panel
 from velib_predictor.forecast import pmf as algebra
@@ -50,9 +50,7 @@ def tiny_fits() -> Iterator[None]:
     """The contract does not ask how good a model is: few trees, few rows."""
     sizes = {
         "baseline.linear._ROUNDS": 12, "baseline.linear._SPREAD_ROUNDS": 6, "baseline.linear.XGBoost.most_rows": 6000,
-        "baseline.queueing.ROWS": 300, "network.NetworkModel.most_rows": 4000, "network.NetworkModel.epochs": 2,
-        "lstm.trainer.Lstm.most_rows": 4000, "lstm.trainer.Lstm.epochs": 1, "network.FOLDS": 1,
-        "champion.ensemble._ORIGINS": 8,
+        "baseline.queueing.ROWS": 300, "champion.judge._ORIGINS": 8, "base.DEFAULTS": tiny(epochs=1, folds=1),
     }  # fmt: skip
     with pytest.MonkeyPatch.context() as patch:
         for name, size in sizes.items():

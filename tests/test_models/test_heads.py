@@ -55,7 +55,7 @@ def as_tensors(*arrays: npt.NDArray[np.generic]) -> list[Any]:
 
 def test_the_distribution_is_that_of_a_slow_loop() -> None:
     parameters, now, k = drawn(200)
-    found = heads.mixture_pmf(*as_tensors(parameters, now, k), size=42).numpy()
+    found = heads.distribution(*as_tensors(parameters, now, k), size=42).numpy()
     for n in range(200):
         wanted = slow_pmf(components(parameters[n]), int(now[n]), int(k[n]), 42)
         np.testing.assert_allclose(found[n], wanted, atol=1e-12)
@@ -92,7 +92,7 @@ def test_truth_above_k_counts_as_k_and_ends_take_all_that_lies_beyond() -> None:
 def test_a_floor_of_another_size_is_spread_evenly() -> None:
     parameters, now, k = drawn(40, seed=2)
     for floor in (0.0, 0.2, 1.0):
-        found = heads.mixture_pmf(*as_tensors(parameters, now, k), size=41, floor=floor).numpy()
+        found = heads.distribution(*as_tensors(parameters, now, k), size=41, floor=floor).numpy()
         likely = heads.log_likelihood(*as_tensors(parameters, now, k, now), floor=floor).exp().numpy()
         for n in range(40):
             wanted = slow_pmf(components(parameters[n]), int(now[n]), int(k[n]), 41, floor)
@@ -114,7 +114,7 @@ def test_values_and_gradients_are_finite_at_extremes(location: float, scale: flo
             assert likelihood >= math.log(FLOOR / (k + 1)) - 1e-5
             (gradient,) = torch.autograd.grad(likelihood, parameters)
             assert torch.isfinite(gradient).all()
-        pmf = heads.mixture_pmf(parameters.detach(), here, most, int(k) + 3)
+        pmf = heads.distribution(parameters.detach(), here, most, int(k) + 3)
         assert float(pmf.sum()) == pytest.approx(1, abs=1e-5)
 
 
@@ -140,7 +140,7 @@ def test_an_untrained_head_is_persistence_with_spread() -> None:
     k = torch.full((50, 2), 20.0)
     now = torch.full((50, 2), 10.0)
     unit = torch.tensor([[0.5, 3.0]]).expand(50, 2)
-    pmf = heads.mixture_pmf(head(torch.randn(50, 8) * 100, unit), now, k, 21).detach()
+    pmf = heads.distribution(head(torch.randn(50, 8) * 100, unit), now, k, 21).detach()
     assert (pmf == pmf[0]).all()
     calm, lively = pmf[0]
     for target in (calm, lively):
@@ -149,7 +149,7 @@ def test_an_untrained_head_is_persistence_with_spread() -> None:
         assert (target[1:11].diff() >= 0).all()
         assert target[11] > FLOOR
     assert calm[10] > lively[10] > 0.1
-    still = heads.mixture_pmf(head(torch.zeros(1, 8), unit[:1]), torch.tensor([[0.0, 20.0]]), k[:1], 21)
+    still = heads.distribution(head(torch.zeros(1, 8), unit[:1]), torch.tensor([[0.0, 20.0]]), k[:1], 21)
     assert still[0].argmax(dim=-1).tolist() == [0, 20]
 
 
@@ -182,7 +182,7 @@ def test_a_head_learns_a_known_mixture() -> None:
         loss.backward()
         optimizer.step()
     assert loss.item() == pytest.approx(math.log(2), abs=0.02)
-    pmf = heads.mixture_pmf(head(trunk[:1], unit[:1]), now[:1], k[:1], 21)[0, 0].detach()
+    pmf = heads.distribution(head(trunk[:1], unit[:1]), now[:1], k[:1], 21)[0, 0].detach()
     assert pmf[[5, 8]].tolist() == pytest.approx([0.5, 0.5], abs=0.02)
 
 
@@ -204,5 +204,5 @@ def test_the_numpy_twin_gives_the_same(
     size = k + 1 + more
     parts = np.array([[weights, location, scale]], dtype=np.float32)  # [row, 3, component]
     ours = algebra.logistic_mixture(parts[:, 0], parts[:, 1], parts[:, 2], np.array([now]), np.array([k]), size)
-    theirs = heads.mixture_pmf(torch.from_numpy(parts), torch.tensor([float(now)]), torch.tensor([float(k)]), size)
+    theirs = heads.distribution(torch.from_numpy(parts), torch.tensor([float(now)]), torch.tensor([float(k)]), size)
     np.testing.assert_allclose(ours, theirs.numpy(), atol=1e-6)

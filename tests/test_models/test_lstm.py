@@ -10,24 +10,23 @@ import numpy.typing as npt
 import onnxruntime
 import pytest
 
-from tests.test_models.learned import hide_torch, need_torch, tiny_networks
+from tests.test_models.learned import hide_torch, need_torch, tiny, watched
 from tests.test_models.panels import disturbed, small_city
 from velib_predictor.data.panel import CHANNELS, MISSING, Panel
 from velib_predictor.forecast.forecast import ForecastSpec
 from velib_predictor.models.base import load_model
 from velib_predictor.models.lstm.dataset import draw, history, windows
 from velib_predictor.models.lstm.trainer import Lstm
-from velib_predictor.models.network import Given
 
 need_torch()
 
 import torch  # noqa: E402
 
-from velib_predictor.models.lstm import fitting  # noqa: E402
-from velib_predictor.models.lstm.fitting import NAMES, windows_of  # noqa: E402
+from velib_predictor.config.models import LstmSettings  # noqa: E402
+from velib_predictor.models.fitting import Together  # noqa: E402
+from velib_predictor.models.lstm.fitting import LstmFitting, windows_of  # noqa: E402
 from velib_predictor.models.lstm.model import Lstm as Network  # noqa: E402
-from velib_predictor.models.lstm.model import LstmConfig  # noqa: E402
-from velib_predictor.models.stid.fitting import as_onnx  # noqa: E402
+from velib_predictor.models.onnx_file import as_onnx  # noqa: E402
 
 SPEC = ForecastSpec(
     horizons=tuple(timedelta(minutes=minutes) for minutes in (15, 60, 120, 360, 720)), targets=("bikes", "docks")
@@ -35,6 +34,7 @@ SPEC = ForecastSpec(
 UNTIL = datetime(2024, 10, 30, tzinfo=UTC)
 WINDOW = 8
 BATCH = 64
+NAMES = LstmFitting.names
 
 
 @pytest.fixture(scope="module")
@@ -57,9 +57,9 @@ def model(city: Panel, lengths: list[int]) -> Iterator[Lstm]:
             lengths.append(len(window))
         return whole(network, window, size)
 
-    made = Lstm(SPEC)
-    with tiny_networks(rows=3000, epochs=1, folds=2), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fitting, "_BATCH", BATCH)
+    settings = tiny(rows=3000, epochs=1, folds=2)
+    made = Lstm(SPEC, settings.model_copy(update={"lstm": settings.lstm.model_copy(update={"batch": BATCH})}))
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Network, "_steps", counted)
         made.fit(city, UNTIL)
         yield made
@@ -145,52 +145,54 @@ def test_no_example_is_drawn_where_nothing_came(city: Panel) -> None:
 # -- the network ---------------------------------------------------------------------------------------------
 
 
-def given(examples: int, horizons: int, config: LstmConfig) -> list[torch.Tensor]:
-    """Inputs at random, with unknown counts, features and stations."""
+SIZES = {"channels": 4, "window": WINDOW, "patch": 2, "features": 5, "stations": 6, "slots": 24, "outputs": 2}
+SETTINGS = LstmSettings(hidden=16, width=24)
+
+
+def given(examples: int, horizons: int) -> list[torch.Tensor]:
+    """What a network is asked with: gaps, unknown stations, all slots and days."""
     random = np.random.default_rng(0)
-    features = random.normal(size=(examples, horizons, config.features)).astype(np.float32)
+    features = random.normal(size=(examples, horizons, SIZES["features"])).astype(np.float32)
     features[random.random(features.shape) < 0.2] = np.nan
     parts: list[npt.NDArray[np.generic]] = [
-        random.integers(-1, 20, (examples, config.channels, config.window)).astype(np.int16),
+        random.integers(-1, 20, (examples, SIZES["channels"], WINDOW)).astype(np.int16),
         random.integers(10, 40, examples).astype(np.float32),
         features,
-        random.integers(0, config.stations + 1, examples),
-        random.integers(0, config.slots, (examples, horizons, 2)),
+        random.integers(0, SIZES["stations"] + 1, examples),
+        random.integers(0, SIZES["slots"], (examples, horizons, 2)),
         random.integers(0, 8, (examples, horizons, 2)),
-        random.uniform(0.1, 4, (examples, horizons, config.outputs)).astype(np.float32),
+        random.uniform(0.1, 4, (examples, horizons, SIZES["outputs"])).astype(np.float32),
     ]
     return [torch.from_numpy(part) for part in parts]
 
 
-def trained_looking(config: LstmConfig) -> Network:
+def trained_looking(seed: int = 1) -> Network:
     """A network whose head is no longer zero."""
-    torch.manual_seed(1)
-    network = Network(config)
+    torch.manual_seed(seed)
+    network = Network(**SIZES, settings=SETTINGS)
     torch.nn.init.normal_(network.head.linear.weight, std=0.3)
     return network.eval()
 
 
-CONFIG = LstmConfig(
-    channels=4, window=WINDOW, patch=2, features=5, stations=6, slots=24, outputs=2, hidden=16, width=24
-)
-
-
 def test_onnx_answers_as_torch_does() -> None:
-    network = trained_looking(CONFIG)
-    session = onnxruntime.InferenceSession(as_onnx(network, given(4, 3, CONFIG), NAMES))
+    """Several networks in one file: their components side by side, each network with its share of the weight."""
+    networks = [trained_looking(seed) for seed in (1, 2)]
+    session = onnxruntime.InferenceSession(as_onnx(Together(networks, "mixture"), given(4, 3), NAMES))
     for examples in (1, 2, 33):
-        asked = given(examples, 3, CONFIG)
+        asked = given(examples, 3)
         with torch.no_grad():
-            expected = network(*asked).numpy()
-        assert expected.shape == (examples, 3, 2, 3, 3)
+            one, other = (network(*asked).numpy() for network in networks)
+        assert one.shape == (examples, 3, 2, 3, 3)
         (found,) = session.run(None, dict(zip(NAMES, (tensor.numpy() for tensor in asked), strict=True)))
-        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+        both = np.concatenate([one, other], axis=-1)
+        both[..., 0, :] /= 2
+        np.testing.assert_allclose(found, both, rtol=1e-5, atol=1e-5)
 
 
 def test_steps_are_shares_relative_to_now_and_masks_patch_by_patch() -> None:
-    asked = given(5, 1, CONFIG)
+    asked = given(5, 1)
     window, size = asked[:2]
-    steps = trained_looking(CONFIG)._steps(window, size).numpy()
+    steps = trained_looking()._steps(window, size).numpy()
     assert steps.shape == (5, 4, 16)
     counts = window.numpy().astype(float)
     for example in range(5):
@@ -205,8 +207,8 @@ def test_steps_are_shares_relative_to_now_and_masks_patch_by_patch() -> None:
 
 
 def test_an_untrained_network_is_persistence_with_spread() -> None:
-    network = Network(CONFIG).eval()
-    asked = given(7, 3, CONFIG)
+    network = Network(**SIZES, settings=SETTINGS).eval()
+    asked = given(7, 3)
     with torch.no_grad():
         parameters = network(*asked)
     assert (parameters[..., 1, :] == 0).all()
@@ -214,8 +216,8 @@ def test_an_untrained_network_is_persistence_with_spread() -> None:
 
 
 def test_every_horizon_is_answered_as_if_it_were_asked_alone() -> None:
-    network = trained_looking(CONFIG)
-    window, size, features, station, slot, day, unit = given(6, 3, CONFIG)
+    network = trained_looking()
+    window, size, features, station, slot, day, unit = given(6, 3)
     slot[:, :, 0], day[:, :, 0] = slot[:, :1, 0], day[:, :1, 0]  # horizons share their origin
     with torch.no_grad():
         together = network(window, size, features, station, slot, day, unit)
@@ -226,8 +228,8 @@ def test_every_horizon_is_answered_as_if_it_were_asked_alone() -> None:
 
 
 def test_history_moves_the_answer() -> None:
-    network = trained_looking(CONFIG)
-    asked = given(6, 3, CONFIG)
+    network = trained_looking()
+    asked = given(6, 3)
     with torch.no_grad():
         one = network(*asked)
         asked[0] = asked[0].flip(2)
@@ -249,14 +251,8 @@ def test_a_step_of_the_lstm_is_an_hour_where_it_can_be(minutes: int, patch: int)
 def test_what_is_served_is_told_the_windows_of_training(
     model: Lstm, city: Panel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: list[Given] = []
-    network = model._networks[0]
-
-    def noted(told: Given) -> npt.NDArray[np.float32]:
-        asked.append(told)
-        return network(told)
-
-    monkeypatch.setattr(model, "_networks", [noted])
+    monkeypatch.setattr(model, "_networks", model._networks)  # put back after
+    asked = watched(model)
     past = windows(history(city, model.window), model.window)
     for place in (5, 300, len(city) - 1):
         next(model.predict(city, city.ticks[[place]]))
@@ -275,8 +271,7 @@ def test_nothing_after_the_origin_is_read(model: Lstm, city: Panel) -> None:
 
 def test_a_saved_model_forecasts_the_same_bit_for_bit(model: Lstm, city: Panel, tmp_path: Path) -> None:
     model.save(tmp_path)
-    files = {"metadata.json", "state.safetensors", *(f"network_{number}.onnx" for number in range(2))}
-    assert {file.name for file in tmp_path.iterdir()} == files
+    assert {file.name for file in tmp_path.iterdir()} == {"metadata.json", "state.safetensors", "network_0.onnx"}
     loaded = Lstm.load(tmp_path)
     assert loaded.lookback == model.lookback
     for one, other in zip(*(m.predict(city, city.ticks[[40, 600]]) for m in (model, loaded)), strict=True):

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from zoneinfo import ZoneInfo
 
 import numpy as np
@@ -17,16 +17,18 @@ from safetensors.numpy import load_file
 
 from tests.conftest import REPOSITORY
 from tests.test_models.artifacts import make
-from tests.test_models.learned import hide_torch, need_torch, tiny_networks
+from tests.test_models.learned import hide_torch, need_torch, tiny, tiny_networks, watched
 from tests.test_models.panels import bare_panel, disturbed, selected, small_city, with_new_station
+from velib_predictor.config.models import ModelSettings, NetworkSettings, TrainingSettings
 from velib_predictor.data.calendar import local_time, public_holidays
 from velib_predictor.data.feature_engineering import FeatureBuilder
 from velib_predictor.data.panel import Panel
 from velib_predictor.forecast.forecast import ForecastSpec
 from velib_predictor.models import network as shared
 from velib_predictor.models.base import ArtifactError, HistoryError, load_model
+from velib_predictor.models.network import Network
 from velib_predictor.models.stid import dataset
-from velib_predictor.models.stid.dataset import CLIP, HOLIDAY, Scaling, draw, moments, outcomes, raw_rows
+from velib_predictor.models.stid.dataset import CLIP, HOLIDAY, Outcomes, Scaling, draw, moments, outcomes, raw_rows
 from velib_predictor.models.stid.trainer import Stid
 from velib_predictor.utils.errors import UsageError
 
@@ -134,7 +136,7 @@ def test_scaling_is_that_of_a_slow_loop_and_leaves_gaps() -> None:
         known = features[:, column][~np.isnan(features[:, column])].astype(np.float64)
         assert scaling.middle[column] == pytest.approx(known.mean(), rel=1e-5)
         assert scaling.width[column] == pytest.approx(known.std(), rel=1e-4)
-    scaled = scaling.apply(features)
+    scaled = scaling.apply(features.copy())
     assert scaled.dtype == np.float32
     assert (np.isnan(scaled) == np.isnan(features)).all()
     assert (scaled[:, 2] == 0).all()
@@ -146,30 +148,35 @@ def test_scaling_is_that_of_a_slow_loop_and_leaves_gaps() -> None:
 # -- the network ---------------------------------------------------------------------------------------------
 
 
-def random_network(**changes: Any) -> Any:
+SETTINGS = NetworkSettings(width=16, blocks=2)
+
+
+def random_network(seed: int = 1, **changes: Any) -> Any:
     """STID with weights that make every input count."""
     import torch
 
     from velib_predictor.models.stid.model import Stid as Network
-    from velib_predictor.models.stid.model import StidConfig
 
-    torch.manual_seed(1)
-    made = Network(StidConfig(features=9, stations=5, slots=24, outputs=2, width=16, blocks=2, **changes))
+    torch.manual_seed(seed)
+    made = Network(here=5, there=4, stations=5, slots=24, outputs=2, settings=SETTINGS.model_copy(update=changes))
     torch.nn.init.normal_(made.head.linear.weight, std=0.1)
     return made.eval()
 
 
-def random_rows(count: int, seed: int = 0) -> dict[str, npt.NDArray[Any]]:
+def random_examples(count: int, horizons: int = 1, seed: int = 0) -> dict[str, npt.NDArray[Any]]:
     """What a network is asked with: gaps, unknown stations, all slots and days."""
     random = np.random.default_rng(seed)
-    features = random.normal(0, 2, (count, 9)).astype(np.float32)
-    features[random.random((count, 9)) < 0.2] = np.nan
+    here = random.normal(0, 2, (count, 5)).astype(np.float32)
+    there = random.normal(0, 2, (count, horizons, 4)).astype(np.float32)
+    for features in (here, there):
+        features[random.random(features.shape) < 0.2] = np.nan
     return {
-        "features": features,
+        "here": here,
+        "there": there,
         "station": random.integers(0, 6, count),
-        "slot": random.integers(0, 24, (count, 2)),
-        "day": random.integers(0, 8, (count, 2)),
-        "unit": random.uniform(0.05, 3, (count, 2)).astype(np.float32),
+        "slots": random.integers(0, 24, (count, horizons, 2)),
+        "days": random.integers(0, 8, (count, horizons, 2)),
+        "unit": random.uniform(0.05, 3, (count, horizons, 2)).astype(np.float32),
     }
 
 
@@ -181,19 +188,32 @@ def answer(network: Any, given: dict[str, npt.NDArray[Any]]) -> Floats:
     return found
 
 
-def test_onnx_gives_what_torch_gives_for_any_number_of_rows() -> None:
+@pytest.mark.parametrize("kind", ["mixture", "categorical"])
+def test_onnx_gives_what_torch_gives_for_any_number_of_rows(kind: Literal["mixture", "categorical"]) -> None:
+    """Two networks in one file give the mean of both their distributions."""
     need_torch()
     import torch
 
-    from velib_predictor.models.stid.fitting import as_onnx
+    from velib_predictor.models.fitting import Together
+    from velib_predictor.models.onnx_file import as_onnx
 
-    network = random_network()
-    example = [torch.from_numpy(part) for part in random_rows(4, seed=9).values()]
-    file = as_onnx(network, example, list(random_rows(1)))
-    ask = shared._session(file)
+    networks = [random_network(seed, head=kind) for seed in (1, 2)]
+    example = [torch.from_numpy(part) for part in random_examples(4, 3, seed=9).values()]
+    file = as_onnx(Together(networks, kind), example, list(random_examples(1)))
+    ask = Network(file)
+    now, k = np.array([[0, 20]]), np.array([20], dtype=np.int16)
     for count in (1, 2, 3, 777):
-        given = random_rows(count, seed=count)
-        np.testing.assert_allclose(ask(given), answer(network, given), rtol=1e-5, atol=1e-5)
+        given = random_examples(count, 3, seed=count)
+        found, each = ask(given), [answer(network, given) for network in networks]
+        tail = found.shape[3:]
+        assert found.shape == (count, 3, 2, *((3, 6) if kind == "mixture" else (41,)))
+        if kind == "categorical":
+            np.testing.assert_allclose(found, np.mean(each, axis=0), rtol=1e-5, atol=1e-5)
+        many = [np.repeat(part, count, axis=0) for part in (now, k)]
+        joined = shared._pmf([found.reshape(count, 3, 2, -1)], kind, *many)
+        alone = [shared._pmf([one.reshape(count, 3, 2, -1)], kind, *many) for one in each]
+        np.testing.assert_allclose(joined, np.mean(alone, axis=0), atol=1e-5)
+        assert tail
     assert b".py" not in file  # the exporter notes where the source lies, and its lines
 
 
@@ -202,44 +222,52 @@ def test_rows_do_not_ask_what_others_there_are() -> None:
     model = load_model(make.FOLDER / "stid")
     assert isinstance(model, Stid)
     (first, *_) = model._networks
-    asked = make.panel()
-    given: list[dict[str, npt.NDArray[Any]]] = []
-    model._networks = [lambda rows: given.append(rows) or first(rows)]  # type: ignore[func-returns-value]
+    given = watched(model)
     make.forecasts(model)
     whole = first(given[0])
-    for count in (1, 2, 3, len(asked.stations)):
+    for count in (1, 2, 3, len(make.panel().stations)):
         part = first({name: values[:count] for name, values in given[0].items()})
         np.testing.assert_allclose(part, whole[:count], rtol=1e-5, atol=1e-6)
 
 
+def test_every_horizon_is_answered_as_if_it_were_asked_alone() -> None:
+    need_torch()
+    network, given = random_network(), random_examples(6, 3)
+    for name in ("slots", "days"):
+        given[name][:, :, 0] = given[name][:, :1, 0]  # horizons share their origin
+    together = answer(network, given)
+    for horizon in range(3):
+        one = {n: part if n in ("here", "station") else part[:, horizon : horizon + 1] for n, part in given.items()}
+        np.testing.assert_allclose(answer(network, one)[:, 0], together[:, horizon], atol=1e-5)
+
+
 def test_a_gap_is_not_a_nought_and_every_input_counts() -> None:
     need_torch()
-    network, given = random_network(), random_rows(40)
-    given["features"][0] = 0
-    given["features"][1:] = given["features"][0]
-    given["features"][1, 3] = np.nan
-    for name in ("station", "slot", "day", "unit"):
-        given[name][:] = given[name][0]
+    network, given = random_network(), random_examples(40)
+    for name, part in given.items():
+        part[:] = 0 if name in ("here", "there") else part[0]
+    given["station"][:] = 1
+    given["here"][1, 3] = np.nan
     given["station"][2] = 5
-    given["station"][:2], given["station"][3:] = 1, 1
-    given["slot"][3, 0] += 1
-    given["slot"][4, 1] += 1
-    given["day"][5, 0] = (given["day"][5, 0] + 1) % 8
-    given["day"][6, 1] = (given["day"][6, 1] + 1) % 8
-    given["features"][7, 8] = 1
-    given["slot"] %= 24
+    given["slots"][3, 0, 0] += 1
+    given["slots"][4, 0, 1] += 1
+    given["days"][5, 0, 0] = (given["days"][5, 0, 0] + 1) % 8
+    given["days"][6, 0, 1] = (given["days"][6, 0, 1] + 1) % 8
+    given["here"][7, 4] = 1
+    given["there"][8, 0, 3] = 1
+    given["there"][9, 0, 0] = np.nan
+    given["slots"] %= 24
     found = answer(network, given)
-    for row in range(1, 8):
+    for row in range(1, 10):
         assert abs(found[row] - found[0]).max() > 1e-4, row
-    np.testing.assert_allclose(found[8:], np.broadcast_to(found[0], found[8:].shape), atol=1e-6)
+    np.testing.assert_allclose(found[10:], np.broadcast_to(found[0], found[10:].shape), atol=1e-6)
 
 
 def test_stations_are_hidden_in_training_alone() -> None:
     need_torch()
     import torch
 
-    given = random_rows(2_000)
-    given = {name: np.repeat(part[:1], 2_000, axis=0) for name, part in given.items()}
+    given = {name: np.repeat(part[:1], 2_000, axis=0) for name, part in random_examples(1).items()}
     given["station"][:] = 2
     network = random_network(station_dropout=0.25, dropout=0.0)
     told = answer(network, given)
@@ -250,8 +278,8 @@ def test_stations_are_hidden_in_training_alone() -> None:
     network.train()
     torch.manual_seed(0)
     mixed = answer(network, given)
-    like_hidden = np.isclose(mixed, hidden, atol=1e-6).all(axis=(1, 2, 3))
-    like_told = np.isclose(mixed, told, atol=1e-6).all(axis=(1, 2, 3))
+    like_hidden = np.isclose(mixed, hidden, atol=1e-6).all(axis=(1, 2, 3, 4))
+    like_told = np.isclose(mixed, told, atol=1e-6).all(axis=(1, 2, 3, 4))
     assert (like_hidden ^ like_told).all()
     assert like_hidden.mean() == pytest.approx(0.25, abs=0.04)
 
@@ -261,29 +289,34 @@ def test_a_station_never_seen_is_forecast_as_any_of_those_seen() -> None:
     need_torch()
     import torch
 
-    from velib_predictor.models.heads import mixture_pmf
-    from velib_predictor.models.stid.fitting import _loss
-    from velib_predictor.models.stid.model import Stid as Network
-    from velib_predictor.models.stid.model import StidConfig
-    from velib_predictor.training.trainer import Budget, fit_network
+    from velib_predictor.models.heads import distribution
+    from velib_predictor.models.stid.fitting import StidFitting
 
-    torch.manual_seed(0)
     rows = 6_000
-    station = torch.arange(rows) % 6
-    asked = [torch.randn(rows, 1), station, torch.zeros(rows, 2, dtype=torch.long),
-             torch.zeros(rows, 2, dtype=torch.long), torch.full((rows, 1), 2.0)]  # fmt: skip
-    now = torch.full((rows, 1), 10.0)
-    truth = now + torch.where(station % 2 == 0, 2.0, -2.0)[:, None]
-    came = [now, truth, torch.ones(rows, 1, dtype=torch.bool), torch.full((rows,), 20.0)]
-    network = Network(StidConfig(1, 6, 1, 1, width=16, blocks=1, station_dropout=0.2, dropout=0.0))
-    score = lambda made: float(_loss(made, [*asked, *came]))  # noqa: E731
-    fit_network(network, [*asked, *came], _loss, score, Budget(epochs=8, batch=128, rate=0.02))
+    station = np.arange(rows) % 6
+    random = np.random.default_rng(0)
+    told: list[npt.NDArray[Any]] = [
+        random.normal(size=(rows, 1)).astype(np.float32),
+        np.zeros((rows, 1, 1), dtype=np.float32),
+        station,
+        np.zeros((rows, 1, 2), dtype=np.int64),
+        np.zeros((rows, 1, 2), dtype=np.int64),
+        np.full((rows, 1, 1), 2, dtype=np.float32),
+    ]
+    now = np.full((rows, 1, 1), 10, dtype=np.float32)
+    truth = now + np.where(station % 2 == 0, 2, -2)[:, None, None].astype(np.float32)
+    came = Outcomes(now, truth, np.ones((rows, 1, 1), dtype=bool), np.full((rows, 1), 20, dtype=np.float32))
+    settings = NetworkSettings(
+        width=16, blocks=1, station_dropout=0.2, dropout=0.0, epochs=8, patience=8, batch=128, rate=0.02
+    )
+    fitting = StidFitting(told, came, 1, settings, TrainingSettings(), stations=6, slots=1)
+    network, _ = fitting.fit(np.arange(rows), np.arange(rows), 0)
 
     def chances(who: int) -> list[float]:
-        one = [part[:1] for part in asked]
-        one[1] = torch.tensor([who])
+        one = [torch.from_numpy(part[:1]) for part in told]
+        one[2] = torch.tensor([who])
         with torch.no_grad():
-            pmf = mixture_pmf(network(*one), now[:1], torch.full((1, 1), 20.0), 21)[0, 0]
+            pmf = distribution(network(*one)[0], torch.full((1, 1), 10.0), torch.full((1, 1), 20.0), 21)[0, 0]
         return [float(pmf[8]), float(pmf[12])]
 
     assert chances(0) == pytest.approx([0, 1], abs=0.1)
@@ -295,22 +328,13 @@ def test_a_station_never_seen_is_forecast_as_any_of_those_seen() -> None:
 
 
 @pytest.fixture
-def tiny() -> Iterator[None]:
+def small() -> Iterator[None]:
     need_torch()
     with tiny_networks(rows=2_000, epochs=1, folds=1):
         yield
 
 
-class Asked(list[dict[str, npt.NDArray[Any]]]):
-    """What a model's networks were asked with."""
-
-    def __init__(self, model: Stid) -> None:
-        super().__init__()
-        first = model._networks[0]
-        model._networks = [lambda given: self.append(given) or first(given)]  # type: ignore[func-returns-value]
-
-
-@pytest.mark.usefixtures("tiny")
+@pytest.mark.usefixtures("small")
 @pytest.mark.parametrize(("days", "slots"), [(5, 1), (8, 24), (15, 48)])
 def test_the_time_of_day_is_learned_from_seven_days_on_and_finer_from_fourteen(days: int, slots: int) -> None:
     city = small_city(days=days)
@@ -318,18 +342,19 @@ def test_the_time_of_day_is_learned_from_seven_days_on_and_finer_from_fourteen(d
     until = datetime(2024, 10, 23, tzinfo=UTC) + timedelta(days=days)
     report = model.fit(city, until)
     assert model.slots == slots
-    asked = Asked(model)
+    asked = watched(model)
     list(model.predict(city, city.ticks[[-40, -1]]))
     for place, given in zip((-40, -1), asked, strict=True):
         if slots == 1:
-            assert not given["slot"].any()
-            assert not given["day"].any()
+            assert not given["slots"].any()
+            assert not given["days"].any()
             continue
-        steps = np.tile(SPEC.horizon_ticks, len(city.stations))
+        steps = SPEC.horizon_ticks
         local = local_time(city.ticks[place] + np.arange(99) * np.timedelta64(15, "m"), city.timezone)
         minute = local.minute.tolist()
-        assert given["slot"].tolist() == [[minute[0] * slots // 1440, minute[at] * slots // 1440] for at in steps]
-        assert given["slot"].any()
+        expected = [[minute[0] * slots // 1440, minute[at] * slots // 1440] for at in steps]
+        assert given["slots"].tolist() == [expected] * len(city.stations)
+        assert given["slots"].any()
     assert days <= report.details["days"] <= days + 1  # the last one begins an hour or two before the end, in Paris
     assert ("minute_of_day" in model.builders[0].names) == (slots > 1)
 
@@ -338,13 +363,13 @@ def test_a_station_that_training_did_not_see_is_asked_about_as_unknown() -> None
     """Each station by its number in training, wherever it stands in the panel."""
     model = load_model(make.FOLDER / "stid")
     assert isinstance(model, Stid)
-    asked = Asked(model)
+    asked = watched(model)
     wider = selected(with_new_station(make.panel()), np.array([5, 2, 0]))
     list(model.predict(wider, wider.ticks[-1:]))
     assert asked[0]["station"].tolist() == [5, 5, 2, 2, 0, 0]  # two horizons each
 
 
-@pytest.mark.usefixtures("tiny")
+@pytest.mark.usefixtures("small")
 def test_what_is_never_published_is_no_warning_and_asks_nothing_of_the_others(panel: Panel) -> None:
     """A system without e-bikes; and a first one that appears later is forecast all the same."""
     observed = panel.observed.copy()
@@ -362,7 +387,7 @@ def test_what_is_never_published_is_no_warning_and_asks_nothing_of_the_others(pa
     np.testing.assert_allclose(later.pmf[0, known][:, :, 1].sum(axis=-1), 1, atol=1e-5)
 
 
-@pytest.mark.usefixtures("tiny")
+@pytest.mark.usefixtures("small")
 def test_nothing_to_learn_from_is_too_little_history(panel: Panel) -> None:
     closed = replace(panel, open=np.zeros_like(panel.open))
     with pytest.raises(HistoryError, match="too little history to fit stid"):
@@ -384,11 +409,9 @@ def test_a_rule_is_learned() -> None:
     bikes = np.rint(12 + 8 * np.sin((hour - random.uniform(0, 24, 12)) * np.pi / 12)).astype(np.int16)
     bikes += random.integers(-1, 2, bikes.shape).astype(np.int16)
     city = bare_panel(np.stack([bikes, bikes, 0 * bikes, 24 - bikes], axis=2), np.full(12, 24))
-    model = Stid(ForecastSpec(horizons=(timedelta(hours=4),), targets=("bikes",)))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Stid, "epochs", 15)
-        patch.setattr(shared, "FOLDS", 1)
-        model.fit(city, UNTIL)
+    settings = ModelSettings(stid=NetworkSettings(folds=1, epochs=15))
+    model = Stid(ForecastSpec(horizons=(timedelta(hours=4),), targets=("bikes",)), settings)
+    model.fit(city, UNTIL)
     places = np.arange(96 * 8 + 20, 96 * 9 + 20, 8)
     ours, still = [], []
     for place, forecast in zip(places, model.predict(city, city.ticks[places]), strict=True):
@@ -401,9 +424,8 @@ def test_a_rule_is_learned() -> None:
 
 def test_training_without_torch_is_refused_in_a_plain_sentence(panel: Panel, monkeypatch: pytest.MonkeyPatch) -> None:
     hide_torch(monkeypatch)
-    monkeypatch.setattr(Stid, "most_rows", 200)
     with pytest.raises(UsageError, match=r"training stid needs torch and Lightning, and \w+ is not installed"):
-        Stid(SPEC).fit(panel, UNTIL)
+        Stid(SPEC, tiny(rows=200)).fit(panel, UNTIL)
 
 
 # -- keeping -------------------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ trainer = pytest.importorskip("velib_predictor.training.trainer")
 from torch import Tensor, nn  # noqa: E402
 from torch.optim.optimizer import register_optimizer_step_post_hook  # noqa: E402
 
-from velib_predictor.training.trainer import Batch, Budget, TrainingError, fit_network  # noqa: E402
+from velib_predictor.training.trainer import Batch, Budget, TrainingError, digest, fit_network  # noqa: E402
 
 BUDGET = Budget(epochs=30, patience=30, batch=64, rate=0.1)
 
@@ -192,3 +192,63 @@ def test_nothing_is_left_behind(
     assert list(tmp_path.rglob("*")) == []
     assert dict(os.environ) == environment
     assert numbers() == wanted
+
+
+# -- broken off ----------------------------------------------------------------------------------------------
+
+
+class KilledError(Exception):
+    """As if the process had ended."""
+
+
+def killed_after(epochs: int) -> Callable[[nn.Module], float]:
+    """A score that breaks off the training after so many epochs."""
+    unseen = on(line(seed=1))
+    told: list[float] = []
+
+    def score(module: nn.Module) -> float:
+        if len(told) == epochs:
+            raise KilledError
+        told.append(unseen(module))
+        return told[-1]
+
+    return score
+
+
+@pytest.mark.parametrize("epochs", [1, 3])
+def test_a_training_that_was_killed_goes_on_to_the_same_weights(tmp_path: Path, epochs: int) -> None:
+    budget = replace(BUDGET, epochs=5, seed=3)
+    whole = network()
+    reached = fit_network(whole, line(), squares, on(line(seed=1)), budget)
+    kept = replace(budget, kept=tmp_path / "kept")
+    with pytest.raises(KilledError):
+        fit_network(network(), line(), squares, killed_after(epochs), kept)
+    scored: list[float] = []
+    unseen = on(line(seed=1))
+
+    def counted(module: nn.Module) -> float:
+        scored.append(unseen(module))
+        return scored[-1]
+
+    resumed = network()
+    assert fit_network(resumed, line(), squares, counted, kept) == reached
+    assert len(scored) == 5 - epochs
+    for name, value in resumed.state_dict().items():
+        assert torch.equal(value, whole.state_dict()[name])
+
+
+def test_what_was_finished_is_not_trained_again(tmp_path: Path) -> None:
+    kept = replace(BUDGET, epochs=2, kept=tmp_path / "kept")
+    first, again = network(), network(seed=9)
+    reached = fit_network(first, line(), squares, on(line(seed=1)), kept)
+    assert fit_network(again, line(), squares, killed_after(0), kept) == reached
+    for name, value in again.state_dict().items():
+        assert torch.equal(value, first.state_dict()[name])
+    assert [file.name for file in (tmp_path / "kept").iterdir()] == ["finished.pt"]
+
+
+def test_a_digest_tells_bytes_shapes_and_words_apart() -> None:
+    one = torch.arange(6.0)
+    names = {digest([one]), digest([one.reshape(2, 3)]), digest([one + 1]), digest([one], "other"), digest([one, one])}
+    assert len(names) == 5
+    assert digest([one.clone()]) == digest([one])

@@ -16,7 +16,7 @@ Seed = Annotated[int, typer.Option("--seed", help="The same seed makes the same 
 
 @app.command("history")
 def history(
-    out: Annotated[Path, typer.Option("--out", help="Folder for stations, status and polls (.parquet).")],
+    out: Annotated[Path, typer.Option("--out", help="Folder for stations, status, polls and weather (.parquet).")],
     weeks: Annotated[float, typer.Option("--weeks", min=0.01, help="How many weeks.")] = 6.0,
     stations: Stations = 400,
     seed: Seed = 1,
@@ -46,7 +46,7 @@ def history(
     checkpoint.save(simulation, out / _STATE)
     (out / _CONFIG).write_text(json.dumps(asdict(config), indent=1), encoding="utf-8")
     words = ["import", "--system", SYSTEM_ID, "--timezone", config.timezone]
-    for name in ("stations", "status", "polls"):
+    for name in ("stations", "status", "polls", "weather"):
         words += [f"--{name}", str(out / f"{name}.parquet")]
     emit(
         {"folder": str(out), "from": format_time(start), "to": format_time(end), "import": ["velib", *words]},

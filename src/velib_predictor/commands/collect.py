@@ -39,12 +39,14 @@ def collect(
     config: ConfigFile = None,
     json: Json = False,
 ) -> None:
-    """Poll GBFS feeds: archive each answer, check it, store what changed.
+    """Poll GBFS feeds: archive each answer, check it, store what changed. Beside it, hourly, the weather forecast.
 
     Stops after the tick in hand on Ctrl-C or SIGTERM. --json prints one line a poll. With --once, exit code 3 says that
     the answer was frozen or quarantined, 4 that there was none.
     """
     from velib_predictor.data.collector import collect as run
+    from velib_predictor.jobs.scheduler import Scheduler
+    from velib_predictor.jobs.weather import weather_jobs
     from velib_predictor.utils.temporal import parse_duration
 
     settings = start(config, db)
@@ -54,7 +56,8 @@ def collect(
         if once:
             _collect_once(settings, database, systems, period, json)
             return
-        with stopped_by_signals() as (stop, interrupted):
+        jobs = weather_jobs(settings, database, list(systems))
+        with stopped_by_signals() as (stop, interrupted), Scheduler(jobs, stop):
             run(settings, database, systems, stop, period, _emitter(stop) if json else _say_nothing)
     if interrupted.is_set():
         raise typer.Exit(ExitCode.INTERRUPTED)

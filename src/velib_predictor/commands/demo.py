@@ -86,7 +86,7 @@ def _live(
     simulation, clock, settings = city.awake(speed)
     with ExitStack() as stack:
         feed = stack.enter_context(CityServer(simulation, clock.city))
-        settings = city.polling(settings, feed.url)
+        settings = city.polling(settings, feed.url, feed.weather_url)
         database = stack.enter_context(closing(Database(settings.database_url)))
         live = LiveSystem(settings, database, settings.systems, timedelta(seconds=60), clock)
         address = stack.enter_context(live.serving(listening, stop))

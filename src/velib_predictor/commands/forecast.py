@@ -37,14 +37,16 @@ def train(
     """Fit a model on the stored history and keep it under models/."""
     from dataclasses import asdict
 
+    from velib_predictor.config.models import load_model_settings
     from velib_predictor.data.panel import Panel
+    from velib_predictor.data.special_days import SpecialDays
     from velib_predictor.inference.store import ModelStore
     from velib_predictor.models.base import forecaster
     from velib_predictor.utils.temporal import from_micros, parse_duration, parse_time
 
     settings = start(config, db)
     spec = specification(step, horizons, targets)
-    made = forecaster(model)(spec)
+    made = forecaster(model)(spec, load_model_settings(settings.models_file))
     end = parse_time(until) if until else None
     age = parse_duration(tolerance) if tolerance else None
     database = open_database(settings)
@@ -52,7 +54,8 @@ def train(
         with progress_bar() as tell:
             if tell:
                 tell(f"read {system}", 0, 2)
-            panel = Panel.load(database, system, None, end, step=spec.step, tolerance=age)
+            days = SpecialDays.of(settings, system)
+            panel = Panel.load(database, system, None, end, step=spec.step, tolerance=age, special_days=days)
             if tell:
                 tell(f"fit {model}", 1, 2)
             last = int(panel.ticks[-1].astype("int64")) * 1_000_000 + 1
@@ -91,6 +94,7 @@ def predict(
     import json
     from datetime import UTC, datetime
 
+    from velib_predictor.data.special_days import SpecialDays
     from velib_predictor.inference import postprocessor as post
     from velib_predictor.inference.predictor import forecast_at, only_system
     from velib_predictor.inference.store import ModelStore
@@ -108,7 +112,8 @@ def predict(
     database = open_database(settings)
     try:
         name = only_system(database, system)
-        forecast, panel = forecast_at(ModelStore(settings.models_dir).newest(name, model), database, name, instant)
+        chosen, days = ModelStore(settings.models_dir).newest(name, model), SpecialDays.of(settings, name)
+        forecast, panel = forecast_at(chosen, database, name, instant, days)
     finally:
         database.close()
     if ahead and ahead <= forecast.spec.horizons[-1]:
@@ -155,6 +160,8 @@ def backtest(
     as_json: Json = False,
 ) -> None:
     """Fit models on one period and judge them, tick by tick, on a later one, all on the same rows."""
+    from velib_predictor.config.models import load_model_settings
+    from velib_predictor.data.special_days import SpecialDays
     from velib_predictor.evaluation.evaluator import Protocol, load
     from velib_predictor.evaluation.evaluator import backtest as judge
     from velib_predictor.evaluation.report import as_table, report
@@ -165,8 +172,8 @@ def backtest(
     settings = start(config, db)
     spec = specification(step, horizons, targets)
     names = [name.strip() for name in models.split(",") if name.strip()]
-    for name in names:
-        forecaster(name)  # an unknown one is refused before anything is read
+    recipe = load_model_settings(settings.models_file)
+    chosen: list[Forecaster] = [forecaster(name)(spec, recipe) for name in names]  # an unknown one is refused now
     if forecasts_out:
         check_name(forecasts_out)
     protocol = Protocol(
@@ -181,10 +188,9 @@ def backtest(
         report_out.mkdir(parents=True, exist_ok=True)  # what cannot be written is said now, not after hours
     database = open_database(settings)
     try:
-        panel = load(database, system, protocol)
+        panel = load(database, system, protocol, SpecialDays.of(settings, system))
     finally:
         database.close()
-    chosen: list[str | Forecaster] = [*names]
     if truth is not None:
         from velib_predictor.commands.truth import Truth
 

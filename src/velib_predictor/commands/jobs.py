@@ -57,6 +57,7 @@ def issue(
             "observed_at": made.observed_at.isoformat() if made.observed_at else None,
             "model": made.model,
             "model_version": made.version,
+            "weather": str(made.weather),
             "state": str(made.state),
             "reason": made.reason,
             "stations": len(made.stations),
@@ -84,6 +85,32 @@ def _follow(jobs: "Mapping[str, IssueJob]", every: "timedelta") -> None:
             pass
     if interrupted.is_set():
         raise typer.Exit(ExitCode.INTERRUPTED)
+
+
+def weather(
+    system: System = None, now: Now = None, db: Db = None, config: ConfigFile = None, json: Json = False
+) -> None:
+    """Fetch the weather forecast and store it as it was issued; the server is asked at most once an hour.
+
+    Exit code 3 says that there is none that is less than a day old; the log says why.
+    """
+    from velib_predictor.jobs.weather import WeatherJob
+    from velib_predictor.utils.errors import ExitCode, UsageError
+
+    settings = start(config, db)
+    if not settings.weather.url:
+        raise UsageError("the settings name no weather forecast: set weather.url, such as that in config/config.yaml")
+    instant = _instant(now)
+    with closing(open_database(settings)) as database:
+        found = {name: WeatherJob(settings, database, name).run(instant) for name in _systems(database, system)}
+    done = [
+        {"system_id": name, "issued_at": f"{forecast.issued[0]}Z" if forecast else None}
+        for name, forecast in found.items()
+    ]
+    lines = [f"{row['system_id']}: " + (f"as of {row['issued_at']}" if row["issued_at"] else "none") for row in done]
+    emit(done, json, "\n".join(lines) or "no system is stored")
+    if not all(found.values()):
+        raise typer.Exit(ExitCode.DEGRADED)
 
 
 def score(system: System = None, now: Now = None, db: Db = None, config: ConfigFile = None, json: Json = False) -> None:

@@ -20,6 +20,7 @@ from velib_predictor.jobs.issue import LAG, IssueJob
 from velib_predictor.jobs.prune import prune_archive, prune_database, prune_models
 from velib_predictor.jobs.scheduler import Job, Scheduler
 from velib_predictor.jobs.score import score
+from velib_predictor.jobs.weather import weather_jobs
 from velib_predictor.utils.errors import VelibError
 
 _SCORE_LAG = timedelta(seconds=90)
@@ -84,6 +85,7 @@ class LiveSystem:
         for name in self._systems:
             jobs.append(Job(f"issue-{name}", self._issuing(name), every, LAG, at_once=True))
             jobs.append(Job(f"score-{name}", self._scoring(name), every, _SCORE_LAG))
+        jobs += weather_jobs(self._settings, self._database, list(self._systems), self._clock)
         if self._clock.speed == 1.0:  # a demonstration is over before these are due, and its days are short
             jobs.append(Job("retrain", lambda _now: self._retrain(stop), _DAY, timedelta(hours=2, minutes=20)))
             jobs.append(Job("prune", self._prune, _DAY, timedelta(hours=3, minutes=20)))

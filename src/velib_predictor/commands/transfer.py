@@ -36,6 +36,9 @@ def import_(
         Path | None, typer.Option("--stations", help="Stations file; not needed where the database has them.")
     ] = None,
     polls: Annotated[Path | None, typer.Option("--polls", help="Poll ledger that goes with the status files.")] = None,
+    weather: Annotated[
+        Path | None, typer.Option("--weather", help="Weather forecasts as they were issued (.parquet, .csv).")
+    ] = None,
     timezone: Annotated[str | None, typer.Option("--timezone", help="IANA zone, such as Europe/Paris.")] = None,
     licence: Annotated[str | None, typer.Option("--licence", help="Licence of the data.")] = None,
     db: Db = None,
@@ -44,20 +47,23 @@ def import_(
 ) -> None:
     """Import history files into the database. Repeat it after an interruption: it goes on where it stopped."""
     from velib_predictor.data.importer import import_history
+    from velib_predictor.data.weather_store import import_weather
 
     files = [*status, *(more_status or [])]
     with _database(db, config, create=True) as database, progress_bar() as progress:
         report = import_history(
             database, system, stations, files, polls, timezone=timezone, licence=licence, progress=progress
         )
+        forecasts = import_weather(database, system, weather) if weather else 0
     for warning in report.warnings:
         sys.stderr.write(f"warning: {warning}\n")
     emit(
-        report.as_dict(),
+        {**report.as_dict(), "weather_stored": forecasts},
         as_json,
         f"{report.rows_read} rows read: {report.rows_stored} stored, {report.rows_already_there} already there, "
         f"{report.rows_duplicate} duplicates, {report.rows_contradicting} contradict stored ones\n"
-        f"{report.stations_new} new stations, {report.stations_known} known ones; {report.polls_stored} polls stored",
+        f"{report.stations_new} new stations, {report.stations_known} known ones; {report.polls_stored} polls stored"
+        + (f"; {forecasts} weather forecasts stored" if weather else ""),
     )
 
 

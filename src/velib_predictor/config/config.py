@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-import yaml
 from dotenv import dotenv_values
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from velib_predictor.config.address import check_database_url, database_url
 from velib_predictor.config.explain import ENV_PREFIX, Variable, explain, explain_unknown, place
+from velib_predictor.config.outside import CalendarSettings, Section, WeatherSettings
+from velib_predictor.config.yaml_file import read_yaml
 from velib_predictor.utils.errors import SettingsError, UsageError
 from velib_predictor.utils.temporal import DURATION_FORM, parse_duration
 
@@ -93,11 +94,7 @@ SystemId = Annotated[str, AfterValidator(_system_id)]
 Fraction = Annotated[float, Field(gt=0, le=1)]
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
-
-
-class CollectorSettings(_Section):
+class CollectorSettings(Section):
     """How feeds are polled and what is believed of their answers."""
 
     every: Duration = timedelta(minutes=15)
@@ -129,7 +126,7 @@ class CollectorSettings(_Section):
     """A station absent from station information for longer has vanished: its last version is closed."""
 
 
-class ArchiveSettings(_Section):
+class ArchiveSettings(Section):
     """The raw answers, kept as they came."""
 
     retention: Duration | None = None
@@ -140,7 +137,7 @@ class ArchiveSettings(_Section):
     """With less free disk nothing is packed; raw answers are still written, and expired days deleted."""
 
 
-class StorageSettings(_Section):
+class StorageSettings(Section):
     """The database's own housekeeping."""
 
     retention: Duration | None = None
@@ -151,7 +148,7 @@ class StorageSettings(_Section):
     """TimescaleDB: age at which chunks are turned into the columnstore."""
 
 
-class ForecastSettings(_Section):
+class ForecastSettings(Section):
     """How forecasts are made, kept and judged."""
 
     model: str | None = None
@@ -168,7 +165,7 @@ class ForecastSettings(_Section):
     """Days of history that it learns from."""
 
 
-class BackupSettings(_Section):
+class BackupSettings(Section):
     """Copies of the database, to restore it from."""
 
     every: Duration | None = timedelta(days=1)
@@ -185,7 +182,7 @@ class BackupSettings(_Section):
     """PostgreSQL: folder of pg_dump, pg_restore and psql; empty looks in PATH and /usr/lib/postgresql."""
 
 
-class FallbackSettings(_Section):
+class FallbackSettings(Section):
     """Where to ask when the feed itself does not answer."""
 
     kind: Literal["opendata_paris"]
@@ -194,7 +191,7 @@ class FallbackSettings(_Section):
     """Address of the whole data set in one document."""
 
 
-class SystemSettings(_Section):
+class SystemSettings(Section):
     """One bike-share system."""
 
     url: str
@@ -215,6 +212,8 @@ class SystemSettings(_Section):
     """Overrides the feed's own ttl where that misleads (Vélib' says 3600 s, counts move every minute)."""
     headers: dict[str, str] = Field(default_factory=dict)
     """Extra request headers that the operator asks for."""
+    calendar: CalendarSettings = CalendarSettings()
+    """Its school holidays and events."""
     fallback: FallbackSettings | None = None
     """A second source, asked in the same tick when the first does not answer."""
 
@@ -226,6 +225,7 @@ VELIB = SystemSettings(
     licence="Licence Ouverte / Open Licence 2.0 (Etalab)",
     attribution="Vélib' Métropole / Smovengo, Syndicat Autolib' et Vélib' Métropole",
     ttl=timedelta(seconds=60),
+    calendar=CalendarSettings(school_zone="C"),
     fallback=FallbackSettings(
         kind="opendata_paris",
         url="https://opendata.paris.fr/api/explore/v2.1/catalog/datasets/velib-disponibilite-en-temps-reel/exports/json",
@@ -258,6 +258,8 @@ class Settings(BaseSettings):
     """Where the embedded database and the raw archive live."""
     models_dir: Path = Path("models")
     """Where fitted models live."""
+    models_file: Path | None = None
+    """How models are made; empty is config/model_config.yaml where it exists, else the defaults."""
     database_url: str = Field(default_factory=_embedded_database)
     """SQLAlchemy address, without a password in the file; DATABASE_URL or DB_* in the environment come first. Empty
     is velib.db in `data_dir`."""
@@ -270,6 +272,8 @@ class Settings(BaseSettings):
     storage: StorageSettings = StorageSettings()
     forecast: ForecastSettings = ForecastSettings()
     backup: BackupSettings = BackupSettings()
+    weather: WeatherSettings = WeatherSettings()
+    """The weather forecast."""
     systems: dict[SystemId, SystemSettings] = Field(default_factory=lambda: {"velib": VELIB})
     """The systems that are collected, by system_id."""
 
@@ -312,7 +316,7 @@ def load_settings(file: Path | None = None, *, db: str | None = None) -> Setting
         SettingsError: a key is unknown or a value not allowed; the message names file, key, value and what is.
     """
     path = file or DEFAULT_FILE
-    in_file = _read_yaml(path, required=file is not None)
+    in_file = read_yaml(path, required=file is not None)
     variables = _read_variables()
     if unknown := explain_unknown(in_file, Settings, path, variables):
         raise SettingsError(unknown)
@@ -331,29 +335,6 @@ def load_settings(file: Path | None = None, *, db: str | None = None) -> Setting
         check_database_url(url, "--db" if db else str(variables.get("DATABASE_URL", "DB_*")))
         settings = settings.model_copy(update={"database_url": url})
     return settings
-
-
-def _read_yaml(path: Path, *, required: bool) -> dict[str, Any]:
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        if required:
-            raise SettingsError(f"the settings file {path} does not exist") from None
-        return {}
-    except OSError as error:
-        raise SettingsError(f"{path} cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        raise SettingsError(f"{path} is not UTF-8 text (byte {error.start}); save it as UTF-8") from None
-    except yaml.MarkedYAMLError as error:  # its own text quotes the line, which may hold a secret
-        line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise SettingsError(f"{path}{line} is not valid YAML: {error.problem}") from None
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date such as 2024-13-01
-        raise SettingsError(f"{path} is not valid YAML: {error}") from None
-    if content is None:
-        return {}
-    if not isinstance(content, dict):
-        raise SettingsError(f"{path}: expected `key: value` lines, found {type(content).__name__}")
-    return {key: value for key, value in content.items() if value is not None}
 
 
 def _read_variables() -> dict[str, Variable]:

@@ -1,12 +1,12 @@
 """Why settings are refused, in plain words: where it stands, what was found, what is allowed. No secret is repeated."""
 
 import difflib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import UnionType
 from typing import Any, NamedTuple, Union, get_args, get_origin
 
-from pydantic import BaseModel, ValidationError
+from pydantic import AliasChoices, BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 ENV_PREFIX = "VELIB_"
@@ -86,15 +86,20 @@ def _is_section(annotation: Any) -> bool:
     return get_origin(annotation) is dict or (isinstance(annotation, type) and issubclass(annotation, BaseModel))
 
 
-def _siblings(model: type[BaseModel], loc: Sequence[str]) -> Iterable[str]:
+def _siblings(model: type[BaseModel], loc: Sequence[str]) -> Iterator[Any]:
     """The keys that are allowed where `loc` stands."""
     here: Any = model
     for part in loc[:-1]:
-        here = get_args(here)[1] if get_origin(here) is dict else here.model_fields[part].annotation
+        if get_origin(here) in (dict, tuple):
+            here = get_args(here)[get_origin(here) is dict]
+        else:
+            here = here.model_fields[part].annotation
         if get_origin(here) in (Union, UnionType):
             here = next(kind for kind in get_args(here) if _is_section(kind))
     fields: Mapping[str, Any] = here.model_fields
-    return fields
+    for name, field in fields.items():
+        alias = field.validation_alias
+        yield from alias.choices if isinstance(alias, AliasChoices) else [alias or name]
 
 
 def _did_you_mean(key: str, allowed: Iterable[str]) -> str:

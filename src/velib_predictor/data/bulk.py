@@ -52,14 +52,14 @@ def as_sql(database: Database, statement: ClauseElement) -> str:
     return str(statement.compile(database.engine, compile_kwargs={"literal_binds": True}))
 
 
-def fetch(database: Database, query: ClauseElement) -> pa.Table:
-    """The rows of a query over columns of `ROWS`, in their types there."""
+def fetch(database: Database, query: ClauseElement, columns: pa.Schema = ROWS) -> pa.Table:
+    """The rows of a query over some of these columns, in their types there."""
     with database.arrow() as connection, connection.cursor() as cursor:
         if database.dialect == "sqlite":  # its own choice, 1,024, makes casting a batch dearer than reading it
             cursor.adbc_statement.set_options(**{"adbc.sqlite.query.batch_rows": "65536"})
         cursor.execute(as_sql(database, query))
         with cursor.fetch_record_batch() as reader:
-            schema = pa.schema([ROWS.field(name) for name in reader.schema.names])
+            schema = pa.schema([columns.field(name) for name in reader.schema.names])
             # Batch by batch: SQLite's numbers come as 64 bits each, four times what they need.
             return pa.Table.from_batches([batch.cast(schema) for batch in reader], schema=schema)
 

@@ -55,7 +55,7 @@ def public_holidays(timezone: str, years: range) -> Mapping[date, str]:
     """Public holidays of the country that a zone belongs to, by date; none where the country is not known."""
     import holidays
 
-    country = _country(timezone)
+    country = country_of(timezone)
     if country is None or country not in holidays.list_supported_countries(include_aliases=False):
         return {}
     found: dict[date, str] = dict(holidays.country_holidays(country, years=years))
@@ -81,7 +81,7 @@ def _holidays_of(timezone: str, first: int, last: int) -> tuple[int, ...]:
 
 
 @cache
-def _country(timezone: str) -> str | None:
+def country_of(timezone: str) -> str | None:
     """ISO code of the country of a zone or of the zone that it is another name of. Nothing is read from the system."""
     zones = resources.files("tzdata") / "zoneinfo"
     # Not zone1970.tab: it has merged Oslo, Amsterdam, Stockholm and others into zones of their neighbours.

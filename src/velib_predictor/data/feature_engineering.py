@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from velib_predictor.data.calendar import LocalTime, local_time
+from velib_predictor.data.outside import Mask, Outside, drawn
 from velib_predictor.data.panel import BIKES, CHANNELS, DOCKS, Panel, Stations
 from velib_predictor.data.profiles import ACTIVITY, CHANGE, LEVEL, Days, Floats, Levels, Profile
 from velib_predictor.utils.spatial import distance_m, nearest
@@ -41,6 +42,7 @@ class Sight:
         size: docks in all, float32[station]; neighbours: their places, int64[station, neighbour], -1 for none.
         place: metres north and east of the middle of the network, and moves a tick, float32[attribute, station].
         levels: for rows of training whose target lies on another day; none for forecasts.
+        dropped: origins of training that are shown no weather, bool[tick]; none for forecasts.
     """
 
     panel: Panel
@@ -53,6 +55,7 @@ class Sight:
     neighbours: Indices
     place: Floats
     levels: Levels | None = None
+    dropped: Mask | None = None
 
 
 class FeatureBuilder:
@@ -68,6 +71,7 @@ class FeatureBuilder:
         self.rate: Floats = np.zeros(0, dtype=np.float32)  # moves a tick, [station]
         self.middle: tuple[float, float] = (0.0, 0.0)
         self.knows_time = True
+        self.outside = Outside.nothing()
         self._around: tuple[Stations, Indices, npt.NDArray[np.float64]] | None = None
 
     @property
@@ -77,8 +81,9 @@ class FeatureBuilder:
 
     @property
     def names(self) -> list[str]:
-        """The columns: what is known at the origin, then what depends on the horizon too."""
-        return [name for name in self._all_names if self.knows_time or name not in TIMES]
+        """The columns: what is known at the origin, what depends on the horizon too, what lies outside."""
+        own = [name for name in self._all_names if self.knows_time or name not in TIMES]
+        return own + self.outside.names
 
     @property
     def _all_names(self) -> list[str]:
@@ -108,9 +113,10 @@ class FeatureBuilder:
             self.middle = (float(np.nanmedian(lat)), float(np.nanmedian(lon))) if (~np.isnan(lat)).any() else (0.0, 0.0)
         local = local_time(train.ticks, train.timezone)
         self.knows_time = len(days.day_type) >= LEAST_DAYS
+        self.outside = Outside.fit(train)
         self._around = None
         sight = self._sight(train, np.arange(len(train.stations)), 0, local, days.leave_one_out())
-        return replace(sight, levels=days.levels())
+        return replace(sight, levels=days.levels(), dropped=drawn(len(train)))
 
     def sight(self, seen: Panel, places: Indices, ahead: int, like: Sight | None = None) -> Sight:
         """For forecasts from the last tick of `seen`, up to `ahead` ticks into the future.
@@ -175,6 +181,7 @@ class FeatureBuilder:
             "middle": np.array(self.middle),
             "knows_time": np.array([self.knows_time]),
             "largest": self.largest,
+            **self.outside.state(),
         }
 
     @classmethod
@@ -189,6 +196,7 @@ class FeatureBuilder:
         builder.rate, builder.largest = state["rate"], state["largest"]
         builder.middle = (float(state["middle"][0]), float(state["middle"][1]))
         builder.knows_time = bool(state["knows_time"][0])
+        builder.outside = Outside.restored(state)
         return builder
 
     # -- rows ------------------------------------------------------------------------------------------------
@@ -202,7 +210,7 @@ class FeatureBuilder:
             usual = sight.levels.without(tick[beyond], station[beyond], (tick + horizon)[beyond])
             value = self._value(sight, tick[beyond], station[beyond])
             present[beyond, self._all_names.index("usual_gap")] = usual - value
-        return self._kept([present, self._ahead(sight, tick, station, horizon)])
+        return self._kept(sight, tick, horizon, [present, self._ahead(sight, tick, station, horizon)])
 
     def all_rows(self, sight: Sight, horizons: tuple[int, ...]) -> Floats:
         """Features from the panel's last tick of all stations and horizons, float32[station x horizon, feature]."""
@@ -211,14 +219,20 @@ class FeatureBuilder:
         present = np.repeat(self._present(sight, last, stations), len(horizons), axis=0)
         station, horizon = np.repeat(stations, len(horizons)), np.tile(np.array(horizons), len(stations))
         tick = np.full(len(station), len(sight.panel) - 1)
-        return self._kept([present, self._ahead(sight, tick, station, horizon)])
+        return self._kept(sight, tick, horizon, [present, self._ahead(sight, tick, station, horizon)])
 
-    def _kept(self, parts: list[Floats]) -> Floats:
+    def _kept(self, sight: Sight, tick: Indices, horizon: Indices, own: list[Floats]) -> Floats:
         """The columns of `names`."""
-        features = np.concatenate(parts, axis=1)
-        if self.knows_time:
-            return features
-        return features[:, [column for column, name in enumerate(self._all_names) if name not in TIMES]]
+        if not self.knows_time:
+            keep = [column for column, name in enumerate(self._all_names) if name not in TIMES]
+            own = [np.concatenate(own, axis=1)[:, keep]]
+        if not self.outside.names:
+            return np.concatenate(own, axis=1)
+        panel = sight.panel
+        origin = panel.ticks[tick]
+        target = origin + horizon * np.timedelta64(panel.step_s, "s")
+        dropped = None if sight.dropped is None else sight.dropped[tick]
+        return np.concatenate([*own, self.outside.rows(panel, origin, target, dropped)], axis=1)
 
     def _present(self, sight: Sight, tick: Indices, station: Indices) -> Floats:
         """What is known at the origin, float32[row, feature]."""

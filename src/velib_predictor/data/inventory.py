@@ -6,7 +6,7 @@ from typing import Any
 from sqlalchemy import delete, func, select
 
 from velib_predictor.data.database import Database
-from velib_predictor.data.schema import Poll, Station, StationStatus, System
+from velib_predictor.data.schema import Poll, Station, StationStatus, System, Weather
 from velib_predictor.utils.temporal import format_time
 
 
@@ -42,7 +42,7 @@ def inventory(database: Database) -> list[dict[str, Any]]:
 
 
 def delete_expired_rows(database: Database, retention: timedelta, now: datetime) -> int:
-    """Delete station rows and ledger rows past `retention`; returns how many.
+    """Delete station rows, ledger rows and forecasts of the weather past `retention`; returns how many rows.
 
     Age counts from the newest row: a clock that runs ahead, or a database that nobody adds to, makes nothing old.
     TimescaleDB's retention policy drops whole chunks on its own; this is the plain way, and harmless beside it.
@@ -54,4 +54,5 @@ def delete_expired_rows(database: Database, retention: timedelta, now: datetime)
         before = min(now, newest) - retention
         rows = connection.execute(delete(StationStatus).where(StationStatus.observed_at < before)).rowcount
         polls = connection.execute(delete(Poll).where(Poll.polled_at < before)).rowcount
-    return rows + polls
+        weather = connection.execute(delete(Weather).where(Weather.issued_at < before)).rowcount
+    return rows + polls + weather

@@ -1,13 +1,15 @@
 """The panel: a system's stations on a regular grid of ticks, with explicit masks. What features and models read."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import numpy.typing as npt
 
+from velib_predictor.data.known_weather import KnownWeather
+from velib_predictor.data.special_days import SpecialDays
 from velib_predictor.utils.errors import UsageError
 from velib_predictor.utils.temporal import MICROSECOND, format_duration, format_time, from_micros
 
@@ -82,6 +84,8 @@ class Panel:
             that were taken back at once. Read by `fit` and scoring only.
         open: bool[tick, station]: observed, and by no flag out of order.
         capacity: int16[tick, station], as it was known then; 0 where not known.
+        weather: the forecasts of it that were known at the last tick.
+        special_days: school holidays and events.
     """
 
     system_id: str
@@ -95,6 +99,8 @@ class Panel:
     trusted: Mask
     open: Mask
     capacity: Counts
+    weather: KnownWeather = field(default_factory=KnownWeather.none)
+    special_days: SpecialDays = field(default_factory=SpecialDays)
 
     @classmethod
     def load(
@@ -106,6 +112,7 @@ class Panel:
         *,
         step: timedelta = timedelta(minutes=15),
         tolerance: timedelta | None = None,
+        special_days: SpecialDays | None = None,
     ) -> "Panel":
         """Read a system's history from a database (or its address): ticks in [start, end).
 
@@ -113,6 +120,7 @@ class Panel:
             start, end: of the period; by default from the first row to the first tick at or after the last one.
             step: of the grid.
             tolerance: oldest value that a tick takes; the step if not given.
+            special_days: of the system; the school holidays of its country if not given, or if they name no zone.
 
         Raises:
             UsageError: an unknown system, one without a time zone, an empty period, or a step that is no whole number
@@ -123,14 +131,13 @@ class Panel:
         from velib_predictor.data.database import Database
         from velib_predictor.data.preprocessor import load_panel
 
-        tolerance = step if tolerance is None else tolerance
-        if isinstance(database, Database):
-            return load_panel(database, system_id, start, end, step=step, tolerance=tolerance)
-        opened = Database(database)
+        asked = {"step": step, "tolerance": step if tolerance is None else tolerance}
+        opened = database if isinstance(database, Database) else Database(database)
         try:
-            return load_panel(opened, system_id, start, end, step=step, tolerance=tolerance)
+            return load_panel(opened, system_id, start, end, **asked, special_days=special_days)
         finally:
-            opened.close()
+            if opened is not database:
+                opened.close()
 
     def __len__(self) -> int:
         return len(self.ticks)
@@ -167,9 +174,10 @@ class Panel:
         return found.astype(np.int64)
 
     def between(self, first: int, last: int) -> Self:
-        """The ticks [first, last) as a panel whose arrays are views of this one's."""
+        """The ticks [first, last) as a panel whose arrays are views of this one's; what came later is not in it."""
         by_tick = ("ticks", "counts", "observed", "trusted", "open", "capacity")
-        return replace(self, **{name: getattr(self, name)[first:last] for name in by_tick})
+        parts = {name: getattr(self, name)[first:last] for name in by_tick}
+        return replace(self, **parts, weather=self.weather.until(parts["ticks"]))
 
     def totals(self) -> Counts:
         """Bikes and free docks together, 0 where one of them was not observed, int16[tick, station]."""
@@ -195,9 +203,12 @@ class Panel:
 
 def same_layout(one: Panel, other: Panel) -> bool:
     """Whether two panels agree bit for bit (for tests of parity)."""
-    for field in fields(Panel):
-        left, right = getattr(one, field.name), getattr(other, field.name)
-        equal = np.array_equal(left, right) if isinstance(left, np.ndarray) else left == right
-        if not equal and field.name != "stations":
+    for part in fields(Panel):
+        left, right = getattr(one, part.name), getattr(other, part.name)
+        if isinstance(left, KnownWeather):
+            equal = left.same(right)
+        else:
+            equal = np.array_equal(left, right) if isinstance(left, np.ndarray) else left == right
+        if not equal and part.name != "stations":
             return False
     return one.stations.id == other.stations.id

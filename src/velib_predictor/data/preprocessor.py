@@ -15,8 +15,10 @@ from velib_predictor.data.database import Database
 from velib_predictor.data.panel import CHANNELS, MISSING, Panel, Stations
 from velib_predictor.data.schema import Poll, Station, StationStatus, StationVersion, System
 from velib_predictor.data.snapshot import Outcome
+from velib_predictor.data.special_days import SpecialDays
 from velib_predictor.data.tidy import COUNTS
 from velib_predictor.data.trust import changed_rows, frozen_polls, spikes
+from velib_predictor.data.weather_store import read_weather
 from velib_predictor.utils.errors import UsageError
 from velib_predictor.utils.temporal import MICROSECOND, format_duration, format_time, from_micros, to_micros
 
@@ -149,6 +151,7 @@ def load_panel(
     *,
     step: timedelta,
     tolerance: timedelta,
+    special_days: SpecialDays | None = None,
 ) -> Panel:
     """`Panel.load`, from an open database."""
     for time in (start, end):
@@ -187,6 +190,8 @@ def load_panel(
         trusted=_trusted(rows, held, _micros(ticks), _micros(polls), _micros(frozen), timezone),
         open=is_open,
         capacity=capacity,
+        weather=read_weather(database, system_id, ticks),
+        special_days=(special_days or SpecialDays()).within(timezone),
     )
 
 

@@ -187,3 +187,22 @@ class Score(Base):
     brier: Mapped[float] = mapped_column(comment="sum of Brier scores of P(at least one)")
     error: Mapped[float] = mapped_column(comment="sum of absolute errors of the median")
     covered_80: Mapped[int] = mapped_column(comment="truths within the central 80 % interval")
+
+
+class Weather(Base):
+    """Forecasts of the weather at a system, as they were issued: a row an hour of each."""
+
+    __tablename__ = "weather"
+    __table_args__ = {"sqlite_with_rowid": False}  # noqa: RUF012 - SQLAlchemy reads it as it stands
+
+    system_key: Mapped[int] = mapped_column(ForeignKey("system.key"), primary_key=True, comment="the system")
+    issued_at: Mapped[datetime] = mapped_column(primary_key=True, comment="when the forecast was known here")
+    valid_at: Mapped[datetime] = mapped_column(primary_key=True, comment="the whole hour that it speaks of")
+    temperature_c: Mapped[float | None] = mapped_column(comment="then, 2 m above ground")
+    apparent_c: Mapped[float | None] = mapped_column(comment="then, as it is felt")
+    precipitation_mm: Mapped[float | None] = mapped_column(comment="in the hour before")
+    rain_mm: Mapped[float | None] = mapped_column(comment="of this, as rain")
+    snowfall_cm: Mapped[float | None] = mapped_column(comment="snow in the hour before")
+    wind_kmh: Mapped[float | None] = mapped_column(comment="then, 10 m above ground")
+    gusts_kmh: Mapped[float | None] = mapped_column(comment="the strongest in the hour before")
+    cloud_percent: Mapped[float | None] = mapped_column(comment="of the sky, then")

@@ -16,6 +16,7 @@ from velib_predictor.data.schema import (
     StationStatus,
     StationVersion,
     System,
+    Weather,
 )
 
 _TABLES: tuple[type[Base], ...] = (
@@ -27,6 +28,7 @@ _TABLES: tuple[type[Base], ...] = (
     ImportedFile,
     Issue,
     Score,
+    Weather,
 )
 
 _INTRODUCTION = """\
@@ -80,6 +82,8 @@ are UTC; in CSV they are written as RFC 3339.
   changed, rejected, detail
 - **forecasts**: system_id, model, station_id, issued_at, target_at, target, mean, p_ge_1, pmf (list of float32 over
   0..K)
+- **weather** (import only): system_id?, issued_at, valid_at, temperature_c?, apparent_c?, precipitation_mm?, rain_mm?,
+  snowfall_cm?, wind_kmh?, gusts_kmh?, cloud_percent?
 """
 
 _QUERIES_INTRODUCTION = """\

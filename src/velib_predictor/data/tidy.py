@@ -5,7 +5,7 @@ cannot be read. Nothing is guessed: ids are text, a time has an offset, a missin
 """
 
 import csv
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -20,12 +20,24 @@ from velib_predictor.data.columns import FLAG, TIME, Bad, Rule
 from velib_predictor.data.snapshot import Values
 from velib_predictor.utils.errors import UsageError
 
-Kind = Literal["status", "stations", "polls"]
+Kind = Literal["status", "stations", "polls", "weather"]
 
 FLAGS = ("is_installed", "is_renting", "is_returning")
 COUNTS = tuple(name for name in Values._fields if name not in FLAGS)
 _COUNT = rules.whole(32_767, pa.int16())
 _AMOUNT = rules.whole(2**31 - 1, pa.int32())
+
+WEATHER_SPANS: Mapping[str, tuple[float, float]] = {
+    "temperature_c": (-60, 60),
+    "apparent_c": (-80, 70),
+    "precipitation_mm": (0, 400),
+    "rain_mm": (0, 400),
+    "snowfall_cm": (0, 200),
+    "wind_kmh": (0, 300),
+    "gusts_kmh": (0, 450),
+    "cloud_percent": (0, 100),
+}
+"""What of the weather is kept, and what can be true of it on Earth."""
 
 
 class Column(NamedTuple):
@@ -64,6 +76,12 @@ COLUMNS: dict[Kind, tuple[Column, ...]] = {
         Column("outcome", pa.string(), rules.check_outcome, needed=True, filled=True),
         *(Column(name, pa.int32(), _AMOUNT, needed=True, filled=True) for name in ("stations", "changed", "rejected")),
         Column("detail", pa.string(), rules.text, needed=True),
+    ),
+    "weather": (
+        _SYSTEM,
+        Column("issued_at", TIME, rules.time, needed=True, filled=True),
+        Column("valid_at", TIME, rules.time, needed=True, filled=True),
+        *(Column(name, pa.float64(), rules.number(*span)) for name, span in WEATHER_SPANS.items()),
     ),
 }
 SCHEMAS: dict[Kind, pa.Schema] = {

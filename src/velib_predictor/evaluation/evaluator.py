@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from velib_predictor.data.calendar import LocalTime, local_time
 from velib_predictor.data.panel import Panel
+from velib_predictor.data.special_days import SpecialDays
 from velib_predictor.evaluation.examples import Examples
 from velib_predictor.evaluation.scores import ScoreBook
 from velib_predictor.evaluation.writer import ForecastWriter
@@ -122,12 +123,15 @@ class Backtest:
     notes: list[str] = field(default_factory=list)
 
 
-def load(database: "Database | str", system_id: str, protocol: Protocol) -> Panel:
+def load(
+    database: "Database | str", system_id: str, protocol: Protocol, special_days: SpecialDays | None = None
+) -> Panel:
     """The panel that a backtest needs: from the first training tick to the last truth."""
     end = protocol.test_until + protocol.spec.horizons[-1]
     return Panel.load(
-        database, system_id, protocol.train_from, end, step=protocol.spec.step, tolerance=protocol.tolerance
-    )
+        database, system_id, protocol.train_from, end, step=protocol.spec.step, tolerance=protocol.tolerance,
+        special_days=special_days,
+    )  # fmt: skip
 
 
 def backtest(

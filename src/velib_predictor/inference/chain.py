@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from velib_predictor.data.known_weather import WeatherSource
 from velib_predictor.data.panel import Panel
 from velib_predictor.forecast import pmf as algebra
 from velib_predictor.forecast.forecast import Forecast, ForecastSpec
@@ -67,6 +68,11 @@ class Chain:
         if doubt.any():
             pmf[:, doubt] = mixed.ordered().pmf[:, doubt]
         return mixed, source
+
+    def weather_of(self, panel: Panel, source: npt.NDArray[np.uint8]) -> WeatherSource:
+        """What of the weather the forecast from the panel's last tick knows; `source` is as `forecast` gave it."""
+        asked = (link.model.weather_of(panel) for link in self.links if (source == link.source).any())
+        return next(asked, WeatherSource.NONE)
 
     def _answers(self, panel: Panel) -> list[tuple[Source, Forecast]]:
         """What each link says, in order; a link that fails says nothing."""

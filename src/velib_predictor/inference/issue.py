@@ -15,6 +15,7 @@ import numpy.typing as npt
 import zstandard
 from safetensors.numpy import load, save
 
+from velib_predictor.data.known_weather import WeatherSource
 from velib_predictor.data.panel import Panel, Stations
 from velib_predictor.forecast import pmf as algebra
 from velib_predictor.forecast.forecast import Forecast, ForecastSpec
@@ -59,6 +60,7 @@ class Issue:
         open: whether the station was in order at the origin, bool[station].
         source: where each forecast came from (`Source`), uint8[station, target].
         cdf: P(count <= k) in 255ths, uint8[station, horizon, target, count]; 255 from K on.
+        weather: what of the weather was known.
     """
 
     system_id: str
@@ -78,6 +80,7 @@ class Issue:
     open: npt.NDArray[np.bool_]
     source: npt.NDArray[np.uint8]
     cdf: npt.NDArray[np.uint8]
+    weather: WeatherSource = WeatherSource.NONE
 
     @classmethod
     def of(
@@ -92,6 +95,7 @@ class Issue:
         version: str | None,
         state: State,
         reason: str | None,
+        weather: WeatherSource = WeatherSource.NONE,
     ) -> Self:
         """A forecast of one origin, the last tick of `panel`, made ready to be kept."""
         cdf = forecast.cdf()[0]  # [station, horizon, target, count]
@@ -117,6 +121,7 @@ class Issue:
             open=panel.open[-1],
             source=source,
             cdf=steps,
+            weather=weather,
         )
 
     def with_state(self, state: State, reason: str | None) -> Self:
@@ -174,6 +179,7 @@ class Issue:
             "id": self.stations.id,
             "code": self.stations.code,
             "name": self.stations.name,
+            "weather": self.weather,
         }
         arrays = {
             "about": np.frombuffer(json.dumps(about, ensure_ascii=False).encode(), dtype=np.uint8),
@@ -222,6 +228,7 @@ class Issue:
             open=arrays["open"],
             source=arrays["source"],
             cdf=np.ascontiguousarray(np.moveaxis(np.cumsum(steps, axis=1, dtype=np.uint8), 1, -1)),
+            weather=WeatherSource(about.get("weather", WeatherSource.NONE)),  # an older program's does not say it
             **columns,
         )
 

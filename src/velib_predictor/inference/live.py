@@ -10,6 +10,8 @@ from sqlalchemy import func, select
 from velib_predictor.data.database import Database
 from velib_predictor.data.panel import Panel
 from velib_predictor.data.schema import ImportedFile, Poll, System
+from velib_predictor.data.special_days import SpecialDays
+from velib_predictor.data.weather_store import read_weather
 from velib_predictor.utils.temporal import MICROSECOND, from_micros
 
 _BY_TICK = ("ticks", "counts", "observed", "trusted", "open", "capacity")
@@ -25,16 +27,25 @@ class LivePanel:
     Args:
         lookback: ticks before the origin.
         tolerance: oldest observation that a tick takes.
+        special_days: of the system; see `Panel.load`.
     """
 
     def __init__(
-        self, database: Database, system_id: str, *, step: timedelta, tolerance: timedelta, lookback: int
+        self,
+        database: Database,
+        system_id: str,
+        *,
+        step: timedelta,
+        tolerance: timedelta,
+        lookback: int,
+        special_days: SpecialDays | None = None,
     ) -> None:
         self._database = database
         self._system_id = system_id
         self._step = step
         self._tolerance = tolerance
         self.lookback = lookback
+        self._special_days = special_days
         self._panel: Panel | None = None
         self._past: tuple[int, int] = (0, 0)
 
@@ -53,8 +64,9 @@ class LivePanel:
 
     def _read(self, start: datetime, origin: datetime) -> Panel:
         return Panel.load(
-            self._database, self._system_id, start, origin + MICROSECOND, step=self._step, tolerance=self._tolerance
-        )
+            self._database, self._system_id, start, origin + MICROSECOND, step=self._step, tolerance=self._tolerance,
+            special_days=self._special_days,
+        )  # fmt: skip
 
     def _extended(self, start: datetime, origin: datetime) -> Panel | None:
         """The kept panel with the ticks that are new, if it can be used."""
@@ -69,7 +81,8 @@ class LivePanel:
             return None
         joined: dict[str, Any] = {name: np.concatenate([getattr(kept, name), getattr(new, name)]) for name in _BY_TICK}
         whole = replace(new, **joined)
-        return whole.between(whole.before(start), len(whole))
+        wanted = whole.between(whole.before(start), len(whole))
+        return replace(wanted, weather=read_weather(self._database, self._system_id, wanted.ticks))
 
     def _fingerprint(self, last: datetime) -> tuple[int, int]:
         """What changes when something is stored late: polls up to then, and imported rows.

@@ -9,6 +9,7 @@ from velib_predictor.data.database import Database
 from velib_predictor.data.panel import Panel
 from velib_predictor.data.schema import Poll, Station, StationStatus, System
 from velib_predictor.data.snapshot import Outcome
+from velib_predictor.data.special_days import SpecialDays
 from velib_predictor.forecast.forecast import Forecast
 from velib_predictor.models.base import Forecaster
 from velib_predictor.utils.errors import DegradedError, UsageError
@@ -22,7 +23,9 @@ class Answer(NamedTuple):
     panel: Panel
 
 
-def forecast_at(model: Forecaster, database: Database, system_id: str, now: datetime) -> Answer:
+def forecast_at(
+    model: Forecaster, database: Database, system_id: str, now: datetime, special_days: SpecialDays | None = None
+) -> Answer:
     """What the model says at the last tick at or before `now`, from what was known then.
 
     It equals the backtest's forecast of that tick bit for bit: the same builder reads the same window.
@@ -38,7 +41,9 @@ def forecast_at(model: Forecaster, database: Database, system_id: str, now: date
     origin = EPOCH + (now - EPOCH) // step * step
     tolerance = parse_duration(model.report.tolerance) if model.report else step
     start = origin - model.lookback * step
-    panel = Panel.load(database, system_id, start, origin + MICROSECOND, step=step, tolerance=tolerance)
+    panel = Panel.load(
+        database, system_id, start, origin + MICROSECOND, step=step, tolerance=tolerance, special_days=special_days
+    )
     forecast = next(model.predict(panel, panel.ticks[-1:]))
     if not forecast.known.any():
         newest = newest_observation(database, system_id, origin)

@@ -10,6 +10,7 @@ from velib_predictor.config.config import Settings
 from velib_predictor.data.clock import SystemClock
 from velib_predictor.data.database import Database
 from velib_predictor.data.schema import Poll, System
+from velib_predictor.data.special_days import SpecialDays
 from velib_predictor.forecast.forecast import DEFAULT_HORIZONS, ForecastSpec
 from velib_predictor.inference.chain import Chain, Link
 from velib_predictor.inference.issue import Issue, Source, State
@@ -36,6 +37,7 @@ class IssueJob:
     ) -> None:
         self.system_id = system_id
         self._settings = settings.forecast
+        self._special_days = SpecialDays.of(settings, system_id)
         self._database = database
         self._clock = clock or SystemClock()
         self._models = ModelStore(settings.models_dir)
@@ -73,12 +75,13 @@ class IssueJob:
             version=self._version,
             state=state,
             reason=reason,
+            weather=chain.weather_of(panel, source),
         )
         self._issues.add(issue)
         took = round(perf_counter() - begun, 3)
         _log.info(
             "issue", system=self.system_id, issued_at=format_time(origin), model=issue.model, state=str(state),
-            stations=len(panel.stations), seconds=took, reason=reason,
+            stations=len(panel.stations), seconds=took, reason=reason, weather=str(issue.weather),
         )  # fmt: skip
         return issue
 
@@ -108,8 +111,9 @@ class IssueJob:
         self._version = chosen[0].name if chosen[0] and links and links[0].source is Source.MODEL else None
         self._chain = Chain(spec, links, STAND_IN if links else "persistence")
         self._panel = LivePanel(
-            self._database, self.system_id, step=spec.step, tolerance=tolerance, lookback=self._chain.lookback
-        )
+            self._database, self.system_id, step=spec.step, tolerance=tolerance, lookback=self._chain.lookback,
+            special_days=self._special_days,
+        )  # fmt: skip
         return self._chain, self._panel
 
     def _link(self, folder: Path | None, source: Source) -> Link | None:

@@ -5,8 +5,10 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from velib_predictor.config.config import Settings
+from velib_predictor.config.models import load_model_settings
 from velib_predictor.data.database import Database
 from velib_predictor.data.panel import Panel
+from velib_predictor.data.special_days import SpecialDays
 from velib_predictor.forecast.forecast import DEFAULT_HORIZONS, ForecastSpec
 from velib_predictor.inference.store import ModelStore
 from velib_predictor.jobs.issue import STAND_IN
@@ -30,17 +32,19 @@ def retrain(
     """
     chosen = settings.forecast
     names = list(dict.fromkeys((STAND_IN, chosen.train_model)))
+    recipe = load_model_settings(settings.models_file)
     classes = [forecaster(name) for name in names]
     spec = ForecastSpec(chosen.issue_every, tuple(h for h in DEFAULT_HORIZONS if not h % chosen.issue_every))
     if progress:
         progress(f"read {system_id}", 0, len(names) + 1)
     first = now - timedelta(days=chosen.train_days)
-    panel = Panel.load(database, system_id, first, now, step=spec.step, tolerance=chosen.tolerance)
+    days = SpecialDays.of(settings, system_id)
+    panel = Panel.load(database, system_id, first, now, step=spec.step, tolerance=chosen.tolerance, special_days=days)
     store, done = ModelStore(settings.models_dir), []
     for number, made in enumerate(classes):
         if progress:
             progress(f"fit {names[number]}", number + 1, len(names) + 1)
-        model = made(spec)
+        model = made(spec, recipe)
         report = model.fit(panel, now)
         folder = store.add(model, system_id)
         _log.info("trained", system=system_id, model=model.name, rows=report.rows, days=report.days, kept=str(folder))

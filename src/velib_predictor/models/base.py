@@ -15,7 +15,9 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from velib_predictor import __version__
+from velib_predictor.config.models import ModelSettings
 from velib_predictor.data.calendar import local_time
+from velib_predictor.data.known_weather import WeatherSource
 from velib_predictor.data.panel import BIKES, DOCKS, Panel, Ticks
 from velib_predictor.forecast.forecast import Forecast, ForecastSpec
 from velib_predictor.utils.errors import UsageError, VelibError
@@ -38,6 +40,8 @@ MODELS: Mapping[str, str] = {
 """Where each model's class is; imported when it is asked for."""
 
 Arrays = dict[str, npt.NDArray[Any]]
+DEFAULTS = ModelSettings()
+"""What models are made with where nothing else is said."""
 
 
 class HistoryError(VelibError):
@@ -83,8 +87,9 @@ class Forecaster(ABC):
     least_days: ClassVar[float] = 0.25
     """Days of training history without which there is nothing to learn from."""
 
-    def __init__(self, spec: ForecastSpec) -> None:
+    def __init__(self, spec: ForecastSpec, settings: ModelSettings | None = None) -> None:
         self.spec = spec
+        self.settings = settings or DEFAULTS
         self.report: FitReport | None = None
         self.stations: tuple[str, ...] = ()
         self.largest: npt.NDArray[np.int16] = np.zeros(0, dtype=np.int16)  # [station]: largest total in training
@@ -96,9 +101,10 @@ class Forecaster(ABC):
 
         Raises:
             HistoryError: that is too little history.
-            UsageError: the panel's step is not the specification's.
+            UsageError: the panel's step is not the specification's, or what it is fitted with is not installed.
         """
         self._check_step(panel)
+        self.check_tools()
         train = panel.between(0, panel.before(until))
         self.report = None  # a model whose fit breaks off is no model
         self._check_history(train)
@@ -133,6 +139,10 @@ class Forecaster(ABC):
     def lookback(self) -> int:
         """Ticks before an origin that a forecast reads: a panel of so many and one gives the same as a longer one."""
         return 0
+
+    def weather_of(self, seen: Panel) -> WeatherSource:  # noqa: ARG002 - most models know nothing of it
+        """What of the weather a forecast from the panel's last tick knows."""
+        return WeatherSource.NONE
 
     @abstractmethod
     def _predict(self, seen: Panel) -> Forecast:
@@ -222,6 +232,13 @@ class Forecaster(ABC):
         """Take back what `_state` gave."""
 
     # -- checks ----------------------------------------------------------------------------------------------
+
+    def check_tools(self) -> None:  # noqa: B027 - most need nothing
+        """Whether what it is fitted with is installed, asked before anything is fitted.
+
+        Raises:
+            UsageError: it is not; the message says how it can be.
+        """
 
     def _check_step(self, panel: Panel) -> None:
         if panel.step != self.spec.step:

@@ -6,16 +6,18 @@ by onnxruntime: no torch where it serves.
 
 import os
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from velib_predictor.config.models import ModelSettings, NetworkSettings
 from velib_predictor.data.calendar import local_time
 from velib_predictor.data.feature_engineering import FeatureBuilder, Sight
+from velib_predictor.data.known_weather import WeatherSource
 from velib_predictor.data.panel import Panel
 from velib_predictor.forecast import pmf as algebra
 from velib_predictor.forecast.forecast import Forecast, ForecastSpec
@@ -28,12 +30,19 @@ Floats = npt.NDArray[np.float32]
 Indices = npt.NDArray[np.int64]
 Given = dict[str, npt.NDArray[Any]]
 """What a network is asked with: an array for each of its inputs."""
-Fitter = Callable[[Indices, Indices, int], tuple[bytes, float]]
-"""(examples to learn from, examples to stop by, seed) -> ONNX file, score on the latter."""
-FOLDS = 3
 _SCORED_ROWS = 12_000
-_SHORT_DAYS = 14
-"""History below which the network is small: a large one memorises a week (Vélib', 2024-11)."""
+_CHUNK = 512
+"""Rows whose distributions are computed at once: so many stay in the processor's cache."""
+
+
+class Fitter(Protocol):
+    """What fits networks on the rows of a lesson."""
+
+    def fit(self, inside: Indices, held_out: Indices, seed: int) -> tuple[Any, float]:
+        """A network fitted on some examples, and its score on those by which it was stopped."""
+
+    def export(self, networks: Sequence[Any]) -> bytes:
+        """The networks as one ONNX file, which gives the mean of their distributions."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,7 +52,7 @@ class Lesson:
     Attributes:
         train: the panel of training. size: docks in all, float32[station].
         tick: of the origins, int64[row]. rows, came: what the network is told, and what came.
-        small: whether the history is so short that the network must be.
+        settings: of the network; where the history is short the network is small.
     """
 
     train: Panel
@@ -51,23 +60,33 @@ class Lesson:
     tick: Indices
     rows: Rows
     came: Outcomes
-    small: bool
+    settings: NetworkSettings
 
 
 class NetworkModel(Forecaster):
     """See the module. Rows are (origin, station, horizon), of all targets at once."""
 
-    most_rows: ClassVar[int] = 400_000
-    epochs: ClassVar[int] = 12
-
-    def __init__(self, spec: ForecastSpec) -> None:
-        super().__init__(spec)
+    def __init__(self, spec: ForecastSpec, settings: ModelSettings | None = None) -> None:
+        super().__init__(spec, settings)
         check_divides_a_day(self.name, spec)
+        self.own = self.settings.network(self.name)
         self.builders: list[FeatureBuilder] = []
         self.scaling: Scaling | None = None
         self.slots = 1
-        self._networks: list[Callable[[Given], Floats]] = []
-        self._files: list[bytes] = []
+        self.head: str = self.own.head
+        self._networks: list[Network] = []
+
+    def check_tools(self) -> None:
+        """See `Forecaster`."""
+        # Said before torch is loaded: waiting threads sleep (see `linear`), else XGBoost, fitted later, is much slower.
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+        try:
+            import velib_predictor.models.fitting  # noqa: F401 - all that it needs, without naming it
+        except ImportError as error:
+            raise UsageError(
+                f"training {self.name} needs torch and Lightning, and {error.name} is not installed: `make setup-deep` "
+                "or `pip install 'velib-predictor[deep]'`; a trained one is served without them"
+            ) from None
 
     # -- what a model says of its own ------------------------------------------------------------------------
 
@@ -86,7 +105,7 @@ class NetworkModel(Forecaster):
 
     @abstractmethod
     def _fitter(self, lesson: Lesson) -> Fitter:
-        """What fits one network; an ImportError says that it cannot be had."""
+        """What fits the networks."""
 
     @abstractmethod
     def _given(self, rows: Rows, seen: Panel, size: Floats) -> Given:
@@ -109,34 +128,28 @@ class NetworkModel(Forecaster):
         came = outcomes(train, self.spec, tick, station, ahead, size)
         change = np.where(came.known, came.truth - came.now, np.nan)
         unit = np.stack([_typical(change[horizon == h]) for h in range(len(self.spec.horizons))])
+        self.head = self.own.head
         raw = self._chosen(raw_rows(self.builders, sights, tick, station, ahead))
         self.scaling = Scaling.fit(raw, unit)
         local = local_time(train.ticks, train.timezone)
         days = len(np.unique(local.day[tick]))
-        self.slots = 1 if not self.builders[0].knows_time else 24 if days < _SHORT_DAYS else 48
+        short = days < self.own.short_days
+        self.slots = 1 if not self.builders[0].knows_time else 24 if short else 48
         rows = self._rows(raw, station, moments(local, np.stack([tick, tick + ahead], axis=1), self.slots), horizon)
-        reached = self._fit_networks(Lesson(train, sights[0].size, tick, rows, came, days < _SHORT_DAYS))
-        return len(rows), {"rows": "origin x station x horizon", "folds": FOLDS, "days": days, "rps": reached}
+        reached = self._fit_networks(Lesson(train, sights[0].size, tick, rows, came, self.own.sized(short)))
+        return len(rows), {"rows": "origin x station x horizon", "folds": self.own.folds, "days": days, "rps": reached}
 
     def _fit_networks(self, lesson: Lesson) -> list[float]:
-        # Said before torch is loaded: waiting threads sleep (see `linear`), else XGBoost, fitted later, is much slower.
-        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-        try:
-            fit = self._fitter(lesson)
-        except ImportError as error:
-            raise UsageError(
-                f"training {self.name} needs torch and Lightning, and {error.name} is not installed: `make setup-deep` "
-                "or `pip install 'velib-predictor[deep]'`; a trained one is served without them"
-            ) from None
+        fitter = self._fitter(lesson)
         random = np.random.default_rng(0)
         fold = folds_of(lesson.train, lesson.tick)[:: self.together]  # [example]
-        self._files, reached = [], []
-        for which in range(FOLDS):
+        fitted, reached = [], []
+        for which in range(self.own.folds):
             inside, outside = np.flatnonzero(fold != which), np.flatnonzero(fold == which)
-            file, score = fit(inside, random.permutation(outside)[: _SCORED_ROWS // self.together], which)
-            self._files.append(file)
+            network, score = fitter.fit(inside, random.permutation(outside)[: _SCORED_ROWS // self.together], which)
+            fitted.append(network)
             reached.append(score)
-        self._networks = [_session(file) for file in self._files]
+        self._networks = [Network(fitter.export(fitted))]
         return reached
 
     # -- forecasting -----------------------------------------------------------------------------------------
@@ -145,6 +158,10 @@ class NetworkModel(Forecaster):
     def lookback(self) -> int:
         """See `Forecaster`."""
         return max((builder.lookback for builder in self.builders), default=0)
+
+    def weather_of(self, seen: Panel) -> WeatherSource:
+        """See `Forecaster`."""
+        return self.builders[0].outside.source(seen)
 
     def _predict(self, seen: Panel) -> Forecast:
         k = self.greatest(seen)
@@ -162,10 +179,13 @@ class NetworkModel(Forecaster):
         slot, day = (np.tile(part, (count, 1)) for part in when)
         rows = self._rows(self._chosen(raw), station, (slot, day), np.tile(np.arange(horizons), count))
         given = self._given(rows, seen, sights[0].size)
-        size = int(k.max()) + 1
-        each_now, each_k = np.repeat(now, horizons, axis=0), np.repeat(k, horizons)
-        pmf = np.mean([_pmf(network(given), each_now, each_k, size) for network in self._networks], axis=0)
-        return self.block(seen, pmf.reshape(count, horizons, len(self.spec.targets), size), k, known)
+        parameters = [network(given).reshape(count, horizons, len(self.spec.targets), -1) for network in self._networks]
+        return self.block(seen, _pmf(parameters, self.head, now, k), k, known)
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """What the networks are asked with."""
+        return self._networks[0].inputs
 
     def _chosen(self, raw: Floats) -> Floats:
         columns = self.columns()
@@ -182,11 +202,12 @@ class NetworkModel(Forecaster):
 
     def _state(self, folder: Path) -> Arrays:
         assert self.scaling is not None  # noqa: S101 - for the type checker
-        for number, file in enumerate(self._files):
-            (folder / f"network_{number}.onnx").write_bytes(file)
+        for number, network in enumerate(self._networks):
+            (folder / f"network_{number}.onnx").write_bytes(network.file)
         arrays: Arrays = {
             "middle": self.scaling.middle, "width": self.scaling.width, "unit": self.scaling.unit,
-            "slots": np.array([self.slots]),
+            "slots": np.array([self.slots]), "categorical": np.array([self.head == "categorical"]),
+            "networks": np.array([len(self._networks)]),
         }  # fmt: skip
         for name, builder in zip(self.spec.targets, self.builders, strict=True):
             arrays |= named(name, builder.state())
@@ -196,12 +217,13 @@ class NetworkModel(Forecaster):
         step_min = int(self.spec.step.total_seconds()) // 60
         self.scaling = Scaling(arrays["middle"], arrays["width"], arrays["unit"])
         self.slots = int(arrays["slots"][0])
+        self.head = "categorical" if arrays.get("categorical", np.zeros(1))[0] else "mixture"
         self.builders = [
             FeatureBuilder.restored(channel, step_min, of_name(name, arrays))
             for name, channel in zip(self.spec.targets, self.spec.channels, strict=True)
         ]
-        self._files = [(folder / f"network_{number}.onnx").read_bytes() for number in range(FOLDS)]
-        self._networks = [_session(file) for file in self._files]
+        count = int(arrays.get("networks", np.array([3]))[0])  # three were kept before 2026-11-25, now one
+        self._networks = [Network((folder / f"network_{number}.onnx").read_bytes()) for number in range(count)]
 
 
 def _typical(change: npt.NDArray[np.floating]) -> Floats:
@@ -213,27 +235,56 @@ def _typical(change: npt.NDArray[np.floating]) -> Floats:
     return np.array([max(float(column.std()), 0.05) if len(column) else 1.0 for column in columns], dtype=np.float32)
 
 
-def _pmf(parameters: Floats, now: npt.NDArray[np.int64], k: npt.NDArray[np.int16], size: int) -> Floats:
-    """Distributions of rows, float32[row, target, count]; parameters [row, target, 3, component], now [row, target]."""
-    weights, location, scale = (parameters[:, :, part] for part in range(3))
-    k = np.broadcast_to(k[:, None], now.shape)
-    return algebra.logistic_mixture(weights, location, scale, now, k, size)
+def _pmf(
+    parameters: Sequence[Floats], kind: str, now: npt.NDArray[np.int64], k: npt.NDArray[np.int16]
+) -> npt.NDArray[np.float32]:
+    """Distributions, float32[station, horizon, target, count]: the mean of those of several networks.
+
+    Args:
+        parameters: [station, horizon, target, parameter] each; of a mixture weights, then locations, then scales.
+        now: [station, target]; k: [station].
+    """
+    stations, horizons, targets, _ = parameters[0].shape
+    pmf = np.zeros((stations, horizons, targets, int(k.max()) + 1), dtype=np.float32)
+    if kind == "mixture":
+        joined = np.concatenate([part.reshape(*part.shape[:3], 3, -1) for part in parameters], axis=-1)
+        joined[..., 0, :] /= np.float32(len(parameters))
+    else:
+        joined = np.mean(parameters, axis=0)
+    order = np.argsort(k, kind="stable")
+    for some in np.array_split(order, max(stations * horizons // _CHUNK, 1)):  # of about one size: little is in vain
+        size = int(k[some].max(initial=0)) + 1
+        shape = (len(some), horizons, targets)
+        here, most = np.broadcast_to(now[some][:, None], shape), np.broadcast_to(k[some][:, None, None], shape)
+        told = joined[some]
+        pmf[some, :, :, :size] = (
+            algebra.logistic_mixture(told[..., 0, :], told[..., 1, :], told[..., 2, :], here, most, size)
+            if kind == "mixture"
+            else algebra.categorical(told, here, most, size)
+        )
+    return pmf
 
 
-def _session(file: bytes) -> Callable[[Given], Floats]:
-    """A network that is asked through onnxruntime; answers [row, target, 3, component]."""
-    import onnxruntime
+class Network:
+    """A network that is asked through onnxruntime.
 
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    try:
-        session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # of a dozen classes without a common one
-        raise OSError("a network is no ONNX file") from error
+    Raises:
+        OSError: the file is none.
+    """
 
-    def ask(given: Given) -> Floats:
-        (parameters,) = session.run(None, given)
-        found = np.asarray(parameters, dtype=np.float32)
-        return found.reshape(-1, *found.shape[-3:])
+    def __init__(self, file: bytes) -> None:
+        import onnxruntime
 
-    return ask
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1
+        try:
+            self._session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # of a dozen classes without a common one
+            raise OSError("a network is no ONNX file") from error
+        self.file = file
+        self.inputs = tuple(one.name for one in self._session.get_inputs())
+
+    def __call__(self, given: Given) -> Floats:
+        """Its parameters."""
+        (parameters,) = self._session.run(None, given)
+        return np.asarray(parameters, dtype=np.float32)

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from velib_predictor.simulation.city import SYSTEM_ID, City
+from velib_predictor.simulation.open_meteo import variable
 from velib_predictor.simulation.simulation import Simulation
 from velib_predictor.utils.errors import UsageError
 from velib_predictor.utils.temporal import to_micros
@@ -40,6 +41,18 @@ _POLLS = pa.schema(
     ]
 )
 _HOUR = timedelta(hours=1)
+_FORECAST_H = 50
+_WEATHER = {
+    "temperature_c": "temperature_2m",
+    "apparent_c": "apparent_temperature",
+    "precipitation_mm": "precipitation",
+    "rain_mm": "rain",
+    "snowfall_cm": "snowfall",
+    "wind_kmh": "wind_speed_10m",
+    "gusts_kmh": "wind_gusts_10m",
+    "cloud_percent": "cloud_cover",
+}
+"""Columns of the weather file, and what the city's forecast API calls them."""
 
 
 def write_history(
@@ -50,7 +63,7 @@ def write_history(
     folder: Path,
     progress: Progress | None = None,
 ) -> Simulation:
-    """Live from `start` to `end`, polled each `every`, into stations.parquet, status.parquet and polls.parquet.
+    """Live from `start` to `end`, polled each `every`: stations, status, polls and weather (.parquet).
 
     The last poll lies before `end`: who goes on living from the simulation that is returned makes the next one.
     A station has a row where its values changed, and at the first poll of each hour. As with Vélib's feed, what is
@@ -68,6 +81,7 @@ def write_history(
         raise UsageError(f"the simulation stands at {simulation.now}, and its history cannot begin at {start}")
     folder.mkdir(parents=True, exist_ok=True)
     pq.write_table(stations_table(simulation.city), folder / "stations.parquet", compression="zstd")
+    pq.write_table(weather_table(simulation.city, start, end), folder / "weather.parquet", compression="zstd")
     partial = [folder / f".{name}.partial" for name in ("status", "polls")]
     with (
         pq.ParquetWriter(partial[0], _STATUS, compression="zstd") as rows,
@@ -98,6 +112,21 @@ def stations_table(city: City) -> pa.Table:
         "lat": stations.lat,
         "lon": stations.lon,
         "capacity": stations.capacity,
+    }
+    return pa.table(columns)
+
+
+def weather_table(city: City, start: datetime, end: datetime) -> pa.Table:
+    """The weather file: a forecast as issued at each whole hour of [start, end), two days long."""
+    hour_us = _HOUR // timedelta(microseconds=1)
+    first, last = (-(-to_micros(time) // hour_us) for time in (start, end))
+    issued = np.repeat(np.arange(first, last), _FORECAST_H)
+    hours = issued + np.tile(np.arange(_FORECAST_H), last - first)
+    columns: dict[str, Any] = {
+        "system_id": pa.repeat(SYSTEM_ID, len(hours)),
+        "issued_at": pa.array(issued * hour_us).cast(TIME),
+        "valid_at": pa.array(hours * hour_us).cast(TIME),
+        **{ours: variable(city.climate, name, hours, issued) for ours, name in _WEATHER.items()},
     }
     return pa.table(columns)
 

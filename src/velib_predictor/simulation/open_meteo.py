@@ -24,6 +24,7 @@ UNITS = {
     "cloud_cover": "%",
     "is_day": "",
 }
+_OF_THE_HOUR_BEFORE = ("precipitation", "rain", "snowfall", "wind_gusts_10m")
 _PREVIOUS = "_previous_day"
 _GUSTS = 1.8
 
@@ -51,7 +52,7 @@ def forecast(climate: Climate, query: Mapping[str, str], now: datetime) -> dict[
         if name not in UNITS or (asked != name and days not in "1234567"):
             raise UsageError(f"Cannot initialize hourly variable from invalid String value {asked}.")
         issued = np.minimum(hours - _DAY_H * int(days), this_hour) if days else np.full_like(hours, this_hour)
-        hourly[asked] = _variable(name, hours, climate.forecast(hours, issued))
+        hourly[asked] = variable(climate, name, hours, issued)
         units[asked] = UNITS[name]
     return {
         "latitude": latitude,
@@ -89,7 +90,13 @@ def _times(hours: Hours, form: str) -> list[Any]:
     return [f"{from_micros(int(hour) * _HOUR_US):%Y-%m-%dT%H:%M}" for hour in hours]
 
 
-def _variable(name: str, hours: Hours, weather: Weather) -> list[float] | list[int]:
+def variable(climate: Climate, name: str, hours: Hours, issued: Hours) -> list[float] | list[int]:
+    """What was said of each hour, in the hour `issued`: of rain, snow and gusts, of the hour before it."""
+    before = 1 if name in _OF_THE_HOUR_BEFORE else 0
+    return _values(name, hours, climate.forecast(hours - before, issued))
+
+
+def _values(name: str, hours: Hours, weather: Weather) -> list[float] | list[int]:
     cold = weather.temperature_c <= 0.5
     match name:
         case "temperature_2m":

@@ -40,12 +40,10 @@ def forecasts(model: Forecaster) -> npt.NDArray[np.float32]:
 def main(names: Sequence[str]) -> None:
     """Fit, save and record each."""
     models = "velib_predictor.models"
-    with tiny_networks(), pytest.MonkeyPatch.context() as patch:
-        # The others keep histograms of megabytes.
-        patch.setattr(f"{models}.champion.ensemble.Champion.members", ("stid", "queueing", "climatology"))
-        patch.setattr(f"{models}.champion.ensemble.Champion.first", (0.8, 0.1, 0.1))
+    # The other members keep histograms of megabytes.
+    with tiny_networks(stid=0.8, queueing=0.1, climatology=0.1), pytest.MonkeyPatch.context() as patch:
         patch.setattr(f"{models}.baseline.queueing.ROWS", 300)
-        patch.setattr(f"{models}.champion.ensemble._ORIGINS", 10)
+        patch.setattr(f"{models}.champion.judge._ORIGINS", 10)
         for name in names:
             model = forecaster(name)(SPEC)
             model.fit(panel(), UNTIL)

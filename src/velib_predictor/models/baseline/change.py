@@ -12,8 +12,10 @@ from typing import Any, ClassVar, NamedTuple, Protocol, Self
 import numpy as np
 import numpy.typing as npt
 
+from velib_predictor.config.models import ModelSettings
 from velib_predictor.data.calendar import local_time
 from velib_predictor.data.feature_engineering import FeatureBuilder, Sight
+from velib_predictor.data.known_weather import WeatherSource
 from velib_predictor.data.panel import Panel
 from velib_predictor.forecast.forecast import Forecast, ForecastSpec
 from velib_predictor.models.base import Arrays, Forecaster, HistoryError
@@ -74,8 +76,8 @@ class ChangeModel(Forecaster):
     most_rows: ClassVar[int]
     """Rows that a target's regressions learn from, drawn evenly over the horizons."""
 
-    def __init__(self, spec: ForecastSpec) -> None:
-        super().__init__(spec)
+    def __init__(self, spec: ForecastSpec, settings: ModelSettings | None = None) -> None:
+        super().__init__(spec, settings)
         check_divides_a_day(self.name, spec)
         self.targets: list[TargetModel] = []
 
@@ -146,6 +148,10 @@ class ChangeModel(Forecaster):
     def lookback(self) -> int:
         """See `Forecaster`."""
         return max((model.builder.lookback for model in self.targets), default=0)
+
+    def weather_of(self, seen: Panel) -> WeatherSource:
+        """See `Forecaster`."""
+        return self.targets[0].builder.outside.source(seen)
 
     def _predict(self, seen: Panel) -> Forecast:
         k = self.greatest(seen)

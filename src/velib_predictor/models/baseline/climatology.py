@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from velib_predictor.config.models import ModelSettings
 from velib_predictor.data.calendar import DAY_TYPES, local_time
 from velib_predictor.data.panel import Panel
 from velib_predictor.forecast import pmf as algebra
@@ -38,8 +39,8 @@ class Climatology(Forecaster):
 
     name = "climatology"
 
-    def __init__(self, spec: ForecastSpec) -> None:
-        super().__init__(spec)
+    def __init__(self, spec: ForecastSpec, settings: ModelSettings | None = None) -> None:
+        super().__init__(spec, settings)
         # How often each count was seen, [target, day_type, hour, station, count]; the last station is any new one.
         self.counts: Integers = np.zeros((0, DAY_TYPES, HOURS, 1, 1), dtype=np.uint16)
         # The same of all hours, [target, day_type, station, count].

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from velib_predictor.config.models import ModelSettings
 from velib_predictor.data.calendar import local_time
 from velib_predictor.data.panel import BIKES, DOCKS, Counts, Panel
 from velib_predictor.forecast import pmf as algebra
@@ -48,8 +49,8 @@ class PersistenceDelta(Forecaster):
 
     name = "persistence_delta"
 
-    def __init__(self, spec: ForecastSpec) -> None:
-        super().__init__(spec)
+    def __init__(self, spec: ForecastSpec, settings: ModelSettings | None = None) -> None:
+        super().__init__(spec, settings)
         # P(change): [hour, target, level, horizon, change]
         self.table: npt.NDArray[np.float32] = np.zeros((0, 0, 0, 0, WIDTH), dtype=np.float32)
 

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from velib_predictor.config.models import ModelSettings
 from velib_predictor.data.calendar import DAY_TYPES, local_time
 from velib_predictor.data.panel import Panel
 from velib_predictor.forecast.forecast import Forecast, ForecastSpec
@@ -40,8 +41,8 @@ class Queueing(Forecaster):
 
     name = "queueing"
 
-    def __init__(self, spec: ForecastSpec) -> None:
-        super().__init__(spec)
+    def __init__(self, spec: ForecastSpec, settings: ModelSettings | None = None) -> None:
+        super().__init__(spec, settings)
         # One station more than there were: what is taken for those not known.
         self.attempts = np.zeros((2, DAY_TYPES, 0, 1, len(spec.targets)), dtype=np.float16)
         self.ranges = np.zeros((1, len(spec.targets)), dtype=np.float32)  # [station, target]

@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 from velib_predictor.data.panel import MISSING, Counts, Panel
 from velib_predictor.forecast.forecast import ForecastSpec
-from velib_predictor.models.stid.dataset import Outcomes, Rows
+from velib_predictor.models.stid.dataset import Rows
 
 Floats = npt.NDArray[np.float32]
 Indices = npt.NDArray[np.int64]
@@ -45,20 +45,10 @@ class Examples:
     def __len__(self) -> int:
         return len(self.station)
 
-    def take(self, places: Indices) -> "Examples":
-        """Some of the examples."""
-        return Examples(
-            self.tick[places], self.station[places], self.size[places], self.features[places], self.slot[places],
-            self.day[places], self.unit[places],
-        )  # fmt: skip
-
-
-def together_of(came: Outcomes, together: int) -> Outcomes:
-    """Outcomes of examples: now, truth and known [example, horizon, target], k [example, horizon]."""
-    shape = (-1, together, came.now.shape[1])
-    return Outcomes(
-        came.now.reshape(shape), came.truth.reshape(shape), came.known.reshape(shape), came.k.reshape(-1, together)
-    )
+    @property
+    def parts(self) -> tuple[Floats | Indices, ...]:
+        """Its arrays, in the order in which they stand above."""
+        return self.tick, self.station, self.size, self.features, self.slot, self.day, self.unit
 
 
 def history(panel: Panel, window: int) -> Counts:

@@ -5,10 +5,11 @@ from typing import ClassVar
 import numpy as np
 import numpy.typing as npt
 
+from velib_predictor.data.outside import EVENT, SCHOOL, WEATHER
 from velib_predictor.data.panel import Panel
-from velib_predictor.models.lstm.dataset import Examples, draw, history, together_of, windows
+from velib_predictor.models.lstm.dataset import Examples, draw, history, windows
 from velib_predictor.models.network import Fitter, Given, Lesson, NetworkModel
-from velib_predictor.models.stid.dataset import Rows
+from velib_predictor.models.stid.dataset import Rows, together_of
 
 Floats = npt.NDArray[np.float32]
 Indices = npt.NDArray[np.int64]
@@ -21,7 +22,7 @@ FEATURES = (
     "network_change_60m", "network_surprise_60m",
     "neighbours_occupancy", "neighbours_change_60m", "neighbours_surprise_60m",
     "horizon_min", "usual_change", "usual_activity", "usual_gap_at_target", "neighbours_usual_change",
-    "yesterday_change", "yesterday_gap", "last_week_change", "last_week_gap",
+    "yesterday_change", "yesterday_gap", "last_week_change", "last_week_gap", *WEATHER, *SCHOOL, *EVENT,
 )  # fmt: skip
 """What of the builders' columns the network is told: what the last day of the station itself does not hold."""
 
@@ -30,7 +31,6 @@ class Lstm(NetworkModel):
     """An LSTM over the last day of each station, weights shared, with embeddings of station and time."""
 
     name = "lstm"
-    epochs: ClassVar[int] = 7  # of a cycle of 12 the fifth was the best in the fold that was watched (V60)
     features: ClassVar[tuple[str, ...]] = FEATURES
 
     @property
@@ -59,25 +59,18 @@ class Lstm(NetworkModel):
         return np.flatnonzero(np.isin(names, self.features))
 
     def _draw(self, train: Panel) -> tuple[Indices, Indices, Indices]:
-        return draw(train, self.spec, self.most_rows, self.together)
+        return draw(train, self.spec, self.own.rows, self.together)
 
     def _fitter(self, lesson: Lesson) -> Fitter:
-        from velib_predictor.models.lstm.fitting import fit_fold
+        from velib_predictor.models.lstm.fitting import LstmFitting
 
-        past = history(lesson.train, self.window)
         station = lesson.rows.station[:: self.together]
         told = Examples.of(lesson.rows, lesson.tick[:: self.together], lesson.size[station], self.together)
-        came = together_of(lesson.came, self.together)
-
-        def fit(inside: Indices, held_out: Indices, seed: int) -> tuple[bytes, float]:
-            return fit_fold(
-                past, told.take(inside), came.take(inside), told.take(held_out), came.take(held_out),
-                window=self.window, patch=self.patch, horizons=len(self.spec.horizons),
-                stations=len(lesson.train.stations), slots=self.slots, small=lesson.small, epochs=self.epochs,
-                seed=seed,
-            )  # fmt: skip
-
-        return fit
+        return LstmFitting(
+            told.parts, together_of(lesson.came, self.together), len(self.spec.horizons), lesson.settings,
+            self.settings.training, past=history(lesson.train, self.window), window=self.window, patch=self.patch,
+            stations=len(lesson.train.stations), slots=self.slots,
+        )  # fmt: skip
 
     def _given(self, rows: Rows, seen: Panel, size: Floats) -> Given:
         last = seen.between(max(len(seen) - self.window, 0), len(seen))

@@ -68,32 +68,47 @@ class Scaling:
     @classmethod
     def fit(cls, features: Floats, unit: Floats) -> "Scaling":
         """From raw features of training rows."""
-        with np.errstate(invalid="ignore"):
-            count = np.maximum((~np.isnan(features)).sum(axis=0), 1)
-            middle = np.nansum(features, axis=0, dtype=np.float64) / count
-            variance = np.nansum((features - middle.astype(np.float32)) ** 2, axis=0, dtype=np.float64) / count
+        middle, variance = np.zeros((2, features.shape[1]))
+        for column, values in enumerate(features.T):  # one at a time: there may be hundreds of megabytes of them
+            known = values[~np.isnan(values)].astype(np.float64)
+            if len(known):
+                middle[column], variance[column] = known.mean(), known.var()
         width = np.sqrt(np.where(variance > 1e-12, variance, 1.0))
         return cls(middle.astype(np.float32), width.astype(np.float32), unit)
 
     def apply(self, features: Floats) -> Floats:
-        """Standardised features; what is not known stays NaN."""
-        return np.asarray(np.clip((features - self.middle) / self.width, -CLIP, CLIP), dtype=np.float32)
+        """The features standardised, in place; what is not known stays NaN."""
+        features -= self.middle
+        features /= self.width
+        return np.clip(features, -CLIP, CLIP, out=features)
+
+
+def by_horizon(rows: Rows, here: Indices, there: Indices, together: int = 1) -> list[npt.NDArray[np.generic]]:
+    """What `Stid` is asked with, from rows of which so many that follow each other share origin and station.
+
+    Args:
+        here, there: places of the features of the origin, and of those that depend on the horizon.
+    """
+    shape = (len(rows) // together, together, -1)
+    return [
+        np.ascontiguousarray(rows.features[::together, here]), rows.features[:, there].reshape(shape),
+        np.ascontiguousarray(rows.station[::together]), rows.slot.reshape(shape), rows.day.reshape(shape),
+        rows.unit.reshape(shape),
+    ]  # fmt: skip
 
 
 def raw_rows(
     builders: list[FeatureBuilder], sights: list[Sight], tick: Indices, station: Indices, ahead: Indices
 ) -> Floats:
     """The builders' features of all targets side by side, float32[row, feature]."""
-    parts = np.array_split(np.arange(len(tick)), max(len(tick) // _CHUNK, 1))
-    return np.concatenate(
-        [
-            np.concatenate(
-                [b.rows(s, tick[part], station[part], ahead[part]) for b, s in zip(builders, sights, strict=True)],
-                axis=1,
-            )
-            for part in parts
-        ]
-    )
+    found = np.empty((len(tick), sum(len(builder.names) for builder in builders)), dtype=np.float32)
+    for part in np.array_split(np.arange(len(tick)), max(len(tick) // _CHUNK, 1)):
+        first = 0
+        for builder, sight in zip(builders, sights, strict=True):
+            last = first + len(builder.names)
+            found[part, first:last] = builder.rows(sight, tick[part], station[part], ahead[part])
+            first = last
+    return found
 
 
 def moments(local: LocalTime, places: Indices, slots: int) -> tuple[Indices, Indices]:
@@ -134,4 +149,12 @@ def outcomes(
     known = train.observed[tick, station][:, channels] & train.observed[tick + ahead, station][:, channels]
     return Outcomes(
         np.clip(now, 0, k[:, None]).astype(np.float32), np.clip(truth, 0, k[:, None]).astype(np.float32), known, k
+    )
+
+
+def together_of(came: Outcomes, together: int) -> Outcomes:
+    """Outcomes of examples: now, truth and known [example, horizon, target], k [example, horizon]."""
+    shape = (-1, together, came.now.shape[1])
+    return Outcomes(
+        came.now.reshape(shape), came.truth.reshape(shape), came.known.reshape(shape), came.k.reshape(-1, together)
     )

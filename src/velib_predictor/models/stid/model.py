@@ -1,86 +1,75 @@
 """The network: embeddings of station, time of day and kind of day beside features, residual blocks, mixture head.
 
 After Shao, Zhang, Wang, Wei and Xu, "Spatial-Temporal Identity", CIKM 2022: what tells series apart (who, when) is
-given as embeddings, and plain layers do the rest.
+given as embeddings, and plain layers do the rest. What does not depend on the horizon goes through layers of its own,
+once for all horizons of an origin and station.
 """
-
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from velib_predictor.models.heads import MixtureHead
+from velib_predictor.config.models import NetworkSettings
+from velib_predictor.models.heads import head
 
 DAY_KINDS = 8
 """Monday to Sunday, and public holidays."""
 
 
-@dataclass(frozen=True)
-class StidConfig:
-    """Sizes of the network.
-
-    Attributes:
-        features: columns; each comes with a flag of whether it is known.
-        stations: known ones; one more stands for all others.
-        slots: of the local day. outputs: targets.
-        width, blocks, station_width, time_width: of the layers. dropout: share of hidden values left out in training.
-        station_dropout: share of rows whose station is hidden in training, so that a new station is nothing new.
-    """
-
-    features: int
-    stations: int
-    slots: int
-    outputs: int
-    width: int = 128
-    blocks: int = 2
-    station_width: int = 16
-    time_width: int = 8
-    dropout: float = 0.1
-    station_dropout: float = 0.1
-
-
 class Stid(nn.Module):
     """See the module.
 
-    Shapes: features [row, feature] with NaN where not known; station [row] (the last number: unknown); slot and day
-    [row, moment], of the origin and of the target; unit [row, output] -> parameters [row, output, 3, component].
+    Args:
+        here, there: features of the origin, and those that depend on the horizon; each comes with a flag of whether
+            it is known.
+        stations: known ones; one more stands for all others.
+        slots: of the local day. outputs: targets.
+
+    Shapes: here [example, feature] and there [example, horizon, feature], NaN where not known; station [example] (the
+    last number: unknown); slot and day [example, horizon, moment], of the origin and of the target; unit [example,
+    horizon, output] -> parameters [example, horizon, output, ...] (see `heads`).
     """
 
-    def __init__(self, config: StidConfig) -> None:
+    def __init__(
+        self, here: int, there: int, stations: int, slots: int, outputs: int, settings: NetworkSettings
+    ) -> None:
         super().__init__()
-        self.config = config
-        self.station = nn.Embedding(config.stations + 1, config.station_width)
-        self.slot = nn.Embedding(config.slots, config.time_width)
-        self.day = nn.Embedding(DAY_KINDS, config.time_width)
+        self.stations, self.hidden_share = stations, settings.station_dropout
+        width, time = settings.width, settings.time_width
+        self.station = nn.Embedding(stations + 1, settings.station_width)
+        self.slot = nn.Embedding(slots, time)
+        self.day = nn.Embedding(DAY_KINDS, time)
         for table in (self.station, self.slot, self.day):
             nn.init.normal_(table.weight, std=0.1)
-        inputs = 2 * config.features + config.station_width + 4 * config.time_width
-        self.first = nn.Linear(inputs, config.width)
-        self.blocks = nn.ModuleList(Block(config.width, config.dropout) for _ in range(config.blocks))
-        self.head = MixtureHead(config.width, config.outputs)
+        self.here = nn.Linear(2 * here + settings.station_width + 2 * time, width)
+        self.there = nn.Linear(2 * there + 2 * time, width)
+        blocks = [Block(width, settings.dropout) for _ in range(settings.blocks)]
+        self.before, self.after = nn.ModuleList(blocks[1:]), blocks[0]
+        self.head = head(settings.head, width, outputs)
 
-    def forward(self, features: Tensor, station: Tensor, slot: Tensor, day: Tensor, unit: Tensor) -> Tensor:
+    def forward(self, here: Tensor, there: Tensor, station: Tensor, slot: Tensor, day: Tensor, unit: Tensor) -> Tensor:
         """See the class."""
-        known = ~torch.isnan(features)
-        if self.training and self.config.station_dropout:
-            hidden = torch.rand(station.shape, device=station.device) < self.config.station_dropout
-            station = torch.where(hidden, self.config.stations, station)
-        inputs = [
-            torch.where(known, features, torch.zeros_like(features)),
-            known.to(features.dtype),
-            self.station(station),
-            self.slot(slot).flatten(1),
-            self.day(day).flatten(1),
-        ]
-        trunk = torch.relu(self.first(torch.cat(inputs, dim=1)))
-        for block in self.blocks:
+        if self.training and self.hidden_share:
+            hidden = torch.rand(station.shape, device=station.device) < self.hidden_share
+            station = torch.where(hidden, self.stations, station)
+        slots, days = self.slot(slot), self.day(day)  # [example, horizon, moment, width]
+        trunk = torch.cat([*told(here), self.station(station), slots[:, 0, 0], days[:, 0, 0]], dim=1)
+        trunk = self.here(trunk)
+        for block in self.before:
             trunk = block(trunk)
-        parameters: Tensor = self.head(trunk, unit)
-        return parameters
+        ahead = self.there(torch.cat([*told(there), slots[:, :, 1], days[:, :, 1]], dim=2))  # [example, horizon, width]
+        trunk = self.after(torch.relu(trunk[:, None] + ahead)).flatten(0, 1)
+        parameters: Tensor = self.head(trunk, unit.flatten(0, 1))
+        return parameters.reshape(*unit.shape[:2], *parameters.shape[1:])
+
+
+def told(features: Tensor) -> tuple[Tensor, Tensor]:
+    """Features without gaps, and whether each is known."""
+    known = ~torch.isnan(features)
+    return torch.where(known, features, torch.zeros_like(features)), known.to(features.dtype)
 
 
 class Block(nn.Module):
-    """A residual block; shapes: [row, width] -> [row, width]."""
+    """A residual block; shapes: [..., width] -> [..., width]."""
 
     def __init__(self, width: int, dropout: float) -> None:
         super().__init__()

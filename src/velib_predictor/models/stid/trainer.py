@@ -5,7 +5,7 @@ import numpy.typing as npt
 
 from velib_predictor.data.panel import Panel
 from velib_predictor.models.network import Fitter, Given, Lesson, NetworkModel
-from velib_predictor.models.stid.dataset import Rows, draw
+from velib_predictor.models.stid.dataset import Rows, by_horizon, draw, together_of
 
 Indices = npt.NDArray[np.int64]
 
@@ -16,27 +16,31 @@ class Stid(NetworkModel):
     name = "stid"
 
     def _draw(self, train: Panel) -> tuple[Indices, Indices, Indices]:
-        return draw(train, self.spec, self.most_rows)
+        return draw(train, self.spec, self.own.rows)
 
     def _fitter(self, lesson: Lesson) -> Fitter:
-        from velib_predictor.models.stid.fitting import fit_fold
+        from velib_predictor.models.stid.fitting import StidFitting
 
-        rows, came = lesson.rows, lesson.came
+        return StidFitting(
+            by_horizon(lesson.rows, *self._sides()), together_of(lesson.came, 1), len(self.spec.horizons),
+            lesson.settings, self.settings.training, stations=len(lesson.train.stations), slots=self.slots,
+        )  # fmt: skip
 
-        def fit(inside: Indices, held_out: Indices, seed: int) -> tuple[bytes, float]:
-            return fit_fold(
-                rows.take(inside), came.take(inside), rows.take(held_out), came.take(held_out),
-                stations=len(lesson.train.stations), slots=self.slots, small=lesson.small, epochs=self.epochs,
-                seed=seed,
-            )  # fmt: skip
-
-        return fit
+    def _sides(self) -> tuple[Indices, Indices]:
+        """Places of the features of the origin, and of those that depend on the horizon."""
+        ahead = np.concatenate(
+            [np.arange(len(builder.names)) >= builder.names.index("horizon_min") for builder in self.builders]
+        )
+        return np.flatnonzero(~ahead), np.flatnonzero(ahead)
 
     def _given(self, rows: Rows, seen: Panel, size: npt.NDArray[np.float32]) -> Given:  # noqa: ARG002 - rows say all
-        return {
-            "features": rows.features,
-            "station": rows.station,
-            "slot": rows.slot,
-            "day": rows.day,
-            "unit": rows.unit,
-        }
+        if "features" in self.inputs:  # networks of before 2026-11-25, of one horizon an example
+            return {
+                "features": rows.features,
+                "station": rows.station,
+                "slot": rows.slot,
+                "day": rows.day,
+                "unit": rows.unit,
+            }
+        here, there, station, slots, days, unit = by_horizon(rows, *self._sides(), len(self.spec.horizons))
+        return {"here": here, "there": there, "station": station, "slots": slots, "days": days, "unit": unit}
