@@ -24,7 +24,7 @@ WORKDIR /app
 # -- the environment, made apart: compilers, caches and pip stay behind --------------------------------------
 FROM base AS build
 # hadolint ignore=DL3008
-RUN apt-get update && apt-get install -y --no-install-recommends binutils && rm -rf /var/lib/apt/lists/*
+RUN apt-get update && apt-get install -y --no-install-recommends binutils && rm -rf /var/lib/apt/lists/* /var/cache/apt/*
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_ROOT_USER_ACTION=ignore
 RUN python -m venv /opt/velib && python -m venv /opt/builder && /opt/builder/bin/pip install --quiet setuptools==80.9.0
 WORKDIR /src
@@ -42,16 +42,21 @@ RUN /opt/velib/bin/pip uninstall --quiet --yes matplotlib contourpy cycler fontt
     && sh docker/slim.sh /opt/velib/lib/python3.11/site-packages \
     && /opt/velib/bin/python docker/check.py
 
+# The API answers from stored forecasts: it asks no model, so it carries none, nor what runs one.
+FROM slim AS serving
+RUN cd /opt/velib/lib/python3.11/site-packages && rm -rf xgboost* scipy* onnxruntime* && cd /src \
+    && /opt/velib/bin/python docker/check.py serving
+
 # PostgreSQL's programs of the server's major version (see docker-compose.yml), without the Perl around them.
 FROM base AS postgresql-client
 # hadolint ignore=DL3008
-RUN apt-get update && apt-get install -y --no-install-recommends postgresql-client-17 && rm -rf /var/lib/apt/lists/*
+RUN apt-get update && apt-get install -y --no-install-recommends postgresql-client-17 && rm -rf /var/lib/apt/lists/* /var/cache/apt/*
 
 FROM base AS runtime
 # hadolint ignore=DL3008
 RUN apt-get update \
     && apt-get install -y --no-install-recommends ca-certificates libgomp1 liblz4-1 libpq5 libreadline8t64 libzstd1 \
-    && rm -rf /var/lib/apt/lists/*
+    && rm -rf /var/lib/apt/lists/* /var/cache/apt/*
 COPY --from=postgresql-client /usr/lib/postgresql/17/bin/pg_dump /usr/lib/postgresql/17/bin/pg_restore \
     /usr/lib/postgresql/17/bin/psql /usr/lib/postgresql/17/bin/
 COPY config ./config
@@ -69,7 +74,7 @@ CMD ["velib", "run", "--every", "15m"]
 
 # -- inference -----------------------------------------------------------------------------------------------
 FROM runtime AS inference
-COPY --from=slim /opt/velib /opt/velib
+COPY --from=serving /opt/velib /opt/velib
 EXPOSE 8000
 CMD ["velib", "serve", "--host", "0.0.0.0", "--port", "8000"]
 
