@@ -44,7 +44,8 @@ RUN /opt/velib/bin/pip uninstall --quiet --yes matplotlib contourpy cycler fontt
 
 # The API answers from stored forecasts: it asks no model, so it carries none, nor what runs one.
 FROM slim AS serving
-RUN cd /opt/velib/lib/python3.11/site-packages && rm -rf xgboost* scipy* onnxruntime* && cd /src \
+RUN rm -rf /opt/velib/lib/python3.11/site-packages/xgboost* /opt/velib/lib/python3.11/site-packages/scipy* \
+        /opt/velib/lib/python3.11/site-packages/onnxruntime* \
     && /opt/velib/bin/python docker/check.py serving
 
 # PostgreSQL's programs of the server's major version (see docker-compose.yml), without the Perl around them.

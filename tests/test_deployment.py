@@ -194,10 +194,12 @@ def test_images_run_as_nobody_special(name: str) -> None:
 
 
 def test_collector_and_inference_carry_neither_torch_nor_figures() -> None:
-    for name in ("collector", "inference"):
-        assert re.findall(r"COPY --from=(\S+) /opt/velib", targets()[name]) == ["slim"]
-    assert "requirements-deep" not in targets()["build"] + targets()["slim"]
-    assert "matplotlib" in targets()["slim"].partition("uninstall")[2]
+    stages = targets()
+    for name, made_in in (("collector", "slim"), ("inference", "serving")):
+        assert re.findall(r"COPY --from=(\S+) /opt/velib", stages[name]) == [made_in]
+    assert "FROM slim AS serving" in dockerfile()
+    assert "requirements-deep" not in stages["build"] + stages["slim"] + stages["serving"]
+    assert "matplotlib" in stages["slim"].partition("uninstall")[2]
 
 
 def test_images_are_made_of_what_is_pinned() -> None:
