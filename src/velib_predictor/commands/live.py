@@ -18,6 +18,7 @@ from velib_predictor.data.checks import LedgerEntry
 from velib_predictor.data.clock import SystemClock
 from velib_predictor.data.collector import OnPoll, collect
 from velib_predictor.data.database import Database
+from velib_predictor.jobs.backup import run_backup
 from velib_predictor.jobs.issue import LAG, IssueJob
 from velib_predictor.jobs.prune import prune_archive, prune_database, prune_models
 from velib_predictor.jobs.scheduler import Job, Scheduler
@@ -28,6 +29,8 @@ from velib_predictor.utils.logger import get_logger
 from velib_predictor.utils.temporal import next_aligned
 
 _SCORE_LAG = timedelta(seconds=90)
+_BACKUP_LAG = timedelta(minutes=50)
+"""After each multiple of its time: not while training begins, nor at the quarter of an hour."""
 _NICE = 10
 """How much training gives way to whatever else the machine has to do, in the unit of nice(1)."""
 _log = get_logger(__name__)
@@ -108,6 +111,10 @@ class LiveSystem:
         jobs += weather_jobs(self._settings, self._database, list(self._systems), self._clock)
         if self._clock.speed == 1.0:  # a demonstration is over before these are due, and its days are short
             jobs += self._daily(stop)
+            if (every := self._settings.backup.every) is not None:
+                jobs.append(
+                    Job("backup", lambda now: run_backup(self._settings, self._database, now), every, _BACKUP_LAG)
+                )
         return jobs
 
     def _daily(self, stop: threading.Event) -> list[Job]:
