@@ -111,10 +111,8 @@ class LiveSystem:
         jobs += weather_jobs(self._settings, self._database, list(self._systems), self._clock)
         if self._clock.speed == 1.0:  # a demonstration is over before these are due, and its days are short
             jobs += self._daily(stop)
-            if (every := self._settings.backup.every) is not None:
-                jobs.append(
-                    Job("backup", lambda now: run_backup(self._settings, self._database, now), every, _BACKUP_LAG)
-                )
+            if (often := self._settings.backup.every) is not None:
+                jobs.append(Job("backup", self._backup, often, _BACKUP_LAG))
         return jobs
 
     def _daily(self, stop: threading.Event) -> list[Job]:
@@ -152,6 +150,9 @@ class LiveSystem:
 
     def _scoring(self, name: str) -> Callable[[datetime], object]:
         return lambda now: score(self._settings, self._database, name, now)
+
+    def _backup(self, now: datetime) -> None:
+        run_backup(self._settings, self._database, now)
 
     def _prune(self, now: datetime) -> None:
         prune_archive(self._settings, now)
