@@ -24,6 +24,7 @@ from tests.test_api.conftest import (
     add_issue,
     make,
 )
+from velib_predictor.data.known_weather import WeatherSource
 from velib_predictor.inference.issue import Issue, Source, State
 
 USUAL = "what is usual there at that hour stands in for the model"
@@ -190,3 +191,13 @@ def test_when_the_newest_issue_is_over_only_a_new_one_can_answer(own: Api) -> No
         assert answer.status_code == 503
         assert "reached to 2024-10-28T01:15:00+01:00" in answer.json()["detail"]
     assert forecast(own, PLAIN)["state"] == "stale"
+
+
+@pytest.mark.parametrize(
+    ("source", "named"), [("forecast", True), ("cache", True), ("climatology", False), ("none", False)]
+)
+def test_whose_weather_it_was_is_named_where_it_was_used(api: Api, source: str, named: bool) -> None:
+    restored(api, weather=WeatherSource(source))
+    answer = forecast(api, PLAIN)
+    assert answer["weather"] == source
+    assert ("Open-Meteo" in answer["meta"].get("weather_attribution", "")) == named

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from velib_predictor.api.caching import GEOJSON, Body
+from velib_predictor.data.known_weather import WeatherSource
 from velib_predictor.data.panel import CHANNELS
 from velib_predictor.forecast import pmf as algebra
 from velib_predictor.inference.current import SystemAbout
@@ -28,6 +29,8 @@ _FALLBACKS = {
     Source.NONE: "nothing has been seen there within a day",
 }
 _NEW = "the station is new to the model; the cold-start model, which was trained on other systems, stands in"
+_WEATHER = "Weather data by Open-Meteo.com (CC BY 4.0)"
+"""Asked for by their licence, wherever something is made of it."""
 _CLOSED = "the station was out of order when last seen; the probabilities are 0 until it opens"
 
 Numbers = dict[str, npt.NDArray[Any]]
@@ -256,7 +259,8 @@ class Served:
 
     @cached_property
     def _meta(self) -> dict[str, Any]:
-        return meta(self.about)
+        told = self.issue.weather in (WeatherSource.FORECAST, WeatherSource.CACHE)
+        return meta(self.about) | ({"weather_attribution": _WEATHER} if told else {})
 
     def summary(self) -> dict[str, Any]:
         """The issue in a few words."""
