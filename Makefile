@@ -7,7 +7,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-deep demo run test test-all lint format types collect bench lock clean
+.PHONY: help setup setup-deep demo run test test-all notebooks lint format types collect bench lock clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -31,6 +31,10 @@ test: $(INSTALLED) ## Run the tests (minutes); PostgreSQL is started for them wh
 
 test-all: $(INSTALLED) ## Run the tests, the slow ones too
 	$(BIN)/python -m pytest -n $(JOBS) $(ARGS)
+
+notebooks: $(INSTALLED) ## Run the notebooks from top to bottom (minutes; two of them need make setup-deep)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check nbmake ipykernel
+	$(BIN)/python -m pytest --nbmake -n0 --nbmake-timeout=600 --timeout=900 -W default notebooks $(ARGS)
 
 lint: $(INSTALLED) ## Check style and imports
 	$(BIN)/ruff check .
