@@ -97,6 +97,11 @@ class Velib:
         return code
 
     @property
+    def pid(self) -> int:
+        """Its number; also that of its group, if it was started in a session of its own."""
+        return self._process.pid
+
+    @property
     def runs(self) -> bool:
         """Whether it has not ended."""
         return self._process.poll() is None

@@ -1,6 +1,7 @@
 """The architecture's promises: imports run one way, files stay short, and the command line starts at once."""
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -94,6 +95,26 @@ def test_imports_run_one_way() -> None:
 def test_every_part_has_its_place() -> None:
     parts = {part_of(module_of(file)) for file in FILES} - {None}
     assert parts <= set(ALLOWED), "say in LAYERS what the new part may import"
+
+
+def arrows() -> set[tuple[str, str]]:
+    """Which part imports which, beside itself and the two that all may import."""
+    found = set()
+    for file in FILES:
+        own = part_of(module_of(file))
+        source = file.read_text(encoding="utf-8")
+        for target in imported(source, module_of(file), file.name == "__init__.py"):
+            part = part_of(target)
+            if own and part and part in ALLOWED and part not in (own, "utils", "config"):
+                found.add((own, part))
+    return found
+
+
+def test_the_picture_draws_the_imports_that_there_are() -> None:
+    text = (REPOSITORY / "docs" / "architecture.md").read_text(encoding="utf-8")
+    drawn = re.findall(r"^ +(\w+) --> (\w+)$", text, flags=re.MULTILINE)
+    assert len(drawn) == len(set(drawn))
+    assert set(drawn) == arrows()
 
 
 @pytest.mark.parametrize(

@@ -219,7 +219,7 @@ def test_the_model_in_force_answers_unless_one_is_named(trained: Velib) -> None:
         (["--now", "2024-10-01T13:00:00Z"], ["has no rows of 'town'"]),
         (["--at", "2024-10-26T13:00:00Z", "--horizon", "1h"], ["--at and --horizon"]),
         (["--csv", "--geojson"], ["one of --json, --csv and --geojson"]),
-        (["--system", "oslo"], ["no model was trained for 'oslo'"]),
+        (["--system", "oslo"], ["has no system 'oslo'"]),
     ],
 )
 def test_predict_refuses_what_cannot_be_meant_and_says_what_can(
@@ -229,8 +229,15 @@ def test_predict_refuses_what_cannot_be_meant_and_says_what_can(
     refused(trained("predict", *arguments, *now), *words)
 
 
-def test_predict_without_a_model_names_the_command(velib: Velib) -> None:
-    refused(velib("predict", "--now", NOW), "no model was trained for 'town'", "`velib train xgboost --system town`")
+@pytest.mark.parametrize("asked", [(), ("--model", "coldstart")])
+def test_predict_without_a_model_is_answered_by_the_cold_start_model(velib: Velib, asked: tuple[str, ...]) -> None:
+    result = velib("predict", "--now", NOW, "--horizon", "1h", "--json", *asked)
+    assert result.code == 3
+    assert {row["model"] for row in result.data} == {"coldstart"}
+    assert (
+        result.errors == "velib: no model has been trained for town yet (`velib train`): the cold-start model answers\n"
+    )
+    refused(velib("predict", "--now", NOW, "--model", "linear"), "`velib train linear --system town`")
 
 
 def test_predict_from_old_data_is_degraded_and_says_how_old_it_is(trained: Velib) -> None:

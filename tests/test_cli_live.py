@@ -127,14 +127,14 @@ def test_run_polls_issues_and_serves(feed: FeedServer, client: httpx.Client, tmp
         system = f"{velib.address}/v1/systems/town"
         forecast = eventually(lambda: answer(client, f"{system}/stations/b/forecast"))
         assert forecast["now"]["bikes"] == 4
-        assert forecast["state"] == "degraded"
+        assert forecast["state"] == "degraded", forecast["reason"]
         assert "no model has been trained for town yet" in forecast["reason"]
         again = eventually(
             lambda: (
                 (new := answer(client, f"{system}/stations/b/forecast"))["issued_at"] > forecast["issued_at"] and new
             )
         )
-        assert again["model"] == "persistence"
+        assert again["model"] == "coldstart"
         with Velib(*asked[:-1], 0, folder=tmp_path, variables=often) as second:
             assert second.end() == 1
             assert "already" in second.said[-1]
@@ -146,6 +146,30 @@ def test_run_polls_issues_and_serves(feed: FeedServer, client: httpx.Client, tmp
         assert velib.end(signal.SIGTERM) == 0
     assert len(velib.said) == 5
     assert "one is made every 2s, on the clock" in velib.said[1]
+
+
+def test_run_from_nothing_forecasts_from_the_first_poll(feed: FeedServer, client: httpx.Client, tmp_path: Path) -> None:
+    """Nobody waits for the next quarter of an hour: what the first poll shows is forecast, and by whom is said."""
+    publish(feed)
+    asked = ("run", "--system", "town", "--url", f"{feed.url}/gbfs.json", "--every", "1s", "--port", 0)
+    with Velib(*asked, folder=tmp_path) as velib:
+        velib.wait_for("one is made every 15m, on the clock; the first one as soon as the feed is heard")
+        station = f"{velib.address}/v1/systems/town/stations/b/forecast"
+        found = eventually(lambda: answer(client, station))
+        assert (found["model"], found["state"], found["now"]["bikes"]) == ("coldstart", "degraded", 4)
+        assert found["reason"] == (
+            "no model has been trained for town yet (`velib retrain`); "
+            "the cold-start model, which was trained on other systems, stands in for the model"
+        )
+        assert datetime.fromisoformat(found["observed_at"]) <= datetime.fromisoformat(found["issued_at"])
+        bikes = [point["bikes"] for point in found["forecasts"]]
+        assert len(bikes) == 12
+        assert 0.5 < bikes[0]["p_ge_1"] < 1
+        assert bikes[0]["q90"] - bikes[0]["q10"] < bikes[-1]["q90"] - bikes[-1]["q10"]
+        assert velib.end(signal.SIGTERM) == 0
+    database = Database(f"sqlite:///{tmp_path}/data/velib.db")
+    assert len(Issues(database, "town").times()) <= 2, "later polls wait for the clock"
+    database.close()
 
 
 def test_run_without_a_feed_says_so_once_and_serves_on(

@@ -15,6 +15,7 @@ from tests.conftest import REPOSITORY
 from velib_predictor.config.config import (
     VELIB,
     ArchiveSettings,
+    BackupSettings,
     CollectorSettings,
     FallbackSettings,
     ForecastSettings,
@@ -36,6 +37,7 @@ SECTIONS: dict[str, Any] = {
     "archive": ArchiveSettings,
     "storage": StorageSettings,
     "forecast": ForecastSettings,
+    "backup": BackupSettings,
     "jobs": JobSettings,
     "mlflow": MlflowSettings,
     "systems.velib": SystemSettings,
@@ -244,6 +246,29 @@ def test_a_password_may_hold_any_character(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setenv("DB_PORT", "6543")
     url = make_url(load_settings().database_url)
     assert (url.username, url.password, url.port, url.database) == ("me", given, 6543, "bikes")
+
+
+def test_a_password_can_come_from_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As Compose hands a secret over: the whole content but for the end of its line."""
+    content = "p@ss: word "
+    file = write(f"{content}\n", "secrets/db_password")
+    monkeypatch.setenv("DB_PASSWORD_FILE", str(file))
+    assert make_url(load_settings().database_url).password == content
+    nearer = "in the variable itself"
+    monkeypatch.setenv("DB_PASSWORD", nearer)
+    assert make_url(load_settings().database_url).password == nearer
+
+
+@pytest.mark.parametrize(("content", "why"), [(None, "cannot be read"), ("", "is empty"), ("\n", "is empty")])
+def test_a_secret_that_is_not_there_is_no_reason_to_go_on_without(
+    monkeypatch: pytest.MonkeyPatch, content: str | None, why: str
+) -> None:
+    if content is not None:
+        write(content, "secret")
+    monkeypatch.setenv("DB_PASSWORD_FILE", "secret")
+    message = refusal()
+    assert message.startswith("environment: DB_PASSWORD_FILE: ")
+    assert why in message
 
 
 # -- what is refused ---------------------------------------------------------------------------------------------

@@ -122,6 +122,15 @@ def test_an_answer_is_kept_until_the_next_issue_is_due(
         assert said == f"public, max-age={age}, stale-while-revalidate=60, stale-if-error=600", path
 
 
+def test_the_first_issue_is_kept_until_the_next_one_on_the_grid(own: Api) -> None:
+    """It was made when the feed was first heard, five minutes after a quarter."""
+    at = ORIGIN + timedelta(minutes=5)
+    add_issue(own.database, replace(make().issue, issued_at=at, made_at=at))
+    own.clock.time = at + timedelta(minutes=1)
+    own.service.refresh()
+    assert "max-age=540," in own.get(f"{FORECAST}?at=2024-10-27T01:00:00Z").headers["cache-control"]
+
+
 def test_in_a_fast_city_answers_are_kept_for_less(own: Api) -> None:
     own.service.refresh()
     own.clock.speed = 60.0

@@ -24,6 +24,7 @@ from tests.test_api.conftest import (
     add_issue,
     make,
 )
+from velib_predictor.data.known_weather import WeatherSource
 from velib_predictor.inference.issue import Issue, Source, State
 
 USUAL = "what is usual there at that hour stands in for the model"
@@ -113,6 +114,32 @@ def test_a_fallback_is_said(own: Api, source: Source, words: str) -> None:
     assert words in answer["reason"]
 
 
+STANDS_IN = "the cold-start model, which was trained on other systems, stands in"
+
+
+@pytest.mark.parametrize(
+    ("sources", "reason"),
+    [
+        ([Source.COLDSTART] * 4, f"the station is new to the model; {STANDS_IN}"),
+        ([Source.COLDSTART, Source.CLIMATOLOGY, Source.NONE, Source.COLDSTART], USUAL),  # what is trusted least
+    ],
+)
+def test_a_station_that_is_new_to_the_model_is_degraded_and_says_so(
+    own: Api, sources: list[Source], reason: str
+) -> None:
+    source = make().source.copy()
+    source[make().place(PLAIN)] = sources
+    restored(own, source=source)
+    assert (forecast(own, PLAIN)["state"], forecast(own, PLAIN)["reason"]) == ("degraded", reason)
+
+
+def test_where_no_model_was_trained_the_cold_start_model_stands_in_and_that_is_said(own: Api) -> None:
+    missing = "no model has been trained for small yet (`velib retrain`)"
+    source = np.full_like(make().source, Source.COLDSTART)
+    restored(own, source=source, state=State.DEGRADED, reason=missing)
+    assert forecast(own, PLAIN)["reason"] == f"{missing}; {STANDS_IN} for the model"
+
+
 def test_why_the_whole_issue_is_degraded_is_said(own: Api) -> None:
     restored(own, state=State.DEGRADED, reason="no model has been trained")
     answer = forecast(own, PLAIN)
@@ -164,3 +191,14 @@ def test_when_the_newest_issue_is_over_only_a_new_one_can_answer(own: Api) -> No
         assert answer.status_code == 503
         assert "reached to 2024-10-28T01:15:00+01:00" in answer.json()["detail"]
     assert forecast(own, PLAIN)["state"] == "stale"
+
+
+def test_whose_weather_it_was_is_named_where_it_was_used(api: Api) -> None:
+    made = make()
+    for later, source in enumerate(WeatherSource):
+        made_at = made.issue.made_at + timedelta(seconds=10 + later)
+        add_issue(api.database, replace(made.issue, made_at=made_at, weather=source))
+        api.service.refresh()
+        answer = forecast(api, PLAIN)
+        assert answer["weather"] == source
+        assert ("weather_attribution" in answer["meta"]) == (source in ("forecast", "cache"))

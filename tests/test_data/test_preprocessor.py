@@ -4,6 +4,7 @@ from datetime import UTC, datetime, timedelta
 
 import numpy as np
 import pyarrow as pa
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy import insert
@@ -90,6 +91,13 @@ def test_what_is_taken_bears_the_tick_as_its_time() -> None:
 def test_grid_ticks_are_multiples_of_the_step_in_a_half_open_period() -> None:
     ticks = grid_ticks(T0 - MINUTE, T0 + 30 * MINUTE, 15 * MINUTE)
     assert [from_micros(int(t)) for t in ticks.astype(np.int64)] == [T0, T0 + 15 * MINUTE]
+
+
+@pytest.mark.parametrize("apart", [-3, 4, 34])
+def test_grid_ticks_may_be_counted_from_any_instant(apart: int) -> None:
+    ticks = grid_ticks(T0, T0 + 30 * MINUTE, 15 * MINUTE, T0 + apart * MINUTE)
+    first = T0 + apart % 15 * MINUTE
+    assert [from_micros(int(t)) for t in ticks.astype(np.int64)] == [first, first + 15 * MINUTE]
 
 
 def fill(database: Database, rows: list[tuple[str, int, int | None]]) -> dict[str, int]:

@@ -10,8 +10,9 @@ from tests.test_models.panels import bare_panel, small_city, with_new_station
 from velib_predictor.data.panel import BIKES, DOCKS, EBIKES, MECHANICAL, MISSING, Panel
 from velib_predictor.forecast.forecast import TARGETS, Forecast, ForecastSpec
 from velib_predictor.inference.chain import Chain, Link
-from velib_predictor.inference.issue import Source
+from velib_predictor.inference.issue import TRUST, Source
 from velib_predictor.models.base import Forecaster, forecaster
+from velib_predictor.models.coldstart.trainer import ColdStart
 
 SPEC = ForecastSpec(horizons=(timedelta(minutes=15), timedelta(hours=2)))
 B, M, E, D = range(4)
@@ -76,8 +77,8 @@ def test_each_station_and_target_has_the_first_link_that_knows_it(
         )  # fmt: skip
         assert source[station, target] == expected
     assert (source[0] == Source.MODEL).all()
-    assert (source[1, [M, E]] == Source.CLIMATOLOGY).all()  # it never publishes them
-    assert (source[4, D]) == Source.CLIMATOLOGY
+    assert (source[1, [M, E]] == Source.NONE).all()  # it never publishes them
+    assert (source[4, D]) == Source.NONE
     # Only where the links of one station differ may the order have moved its e-bikes and mechanical bikes.
     alone = np.where((source == source[:, :1]).all(axis=1)[:, None], source, Source.NONE)
     assert {Source.MODEL, Source.CLIMATOLOGY} < set(alone.ravel().tolist())
@@ -141,8 +142,8 @@ def test_a_chain_without_links_is_persistence(city: Panel) -> None:
 def test_the_answer_has_the_models_name_or_that_of_what_stands_in(
     city: Panel, model: Forecaster, usual: Forecaster
 ) -> None:
-    assert Chain(SPEC, links(model, usual), "climatology").forecast(city)[0].model == "persistence_delta"
-    assert Chain(SPEC, links(model, usual)[1:], "climatology").forecast(city)[0].model == "climatology"
+    assert Chain(SPEC, links(model, usual)).forecast(city)[0].model == "persistence_delta"
+    assert Chain(SPEC, links(model, usual)[1:]).forecast(city)[0].model == "climatology"
 
 
 def test_a_never_seen_station_is_forecast_as_far_as_anything_is_known(
@@ -168,8 +169,9 @@ def test_a_model_without_ebikes_leaves_them_to_the_next(city: Panel, usual: Fore
     panel = city.between(0, len(city) - 50)
     chain = Chain(SPEC, [Link(Source.MODEL, model), Link(Source.CLIMATOLOGY, usual)])
     mixed, source = chain.forecast(panel)
-    assert (source[:, [B, D]] == Source.MODEL).all()
-    assert (source[:, [M, E]] == Source.CLIMATOLOGY).all()
+    expected = np.tile([Source.MODEL, Source.CLIMATOLOGY, Source.CLIMATOLOGY, Source.MODEL], (7, 1))
+    expected[1, [M, E]] = expected[4, D] = Source.NONE  # they never told these
+    np.testing.assert_array_equal(source, expected)
     assert_ordered(mixed)
 
 
@@ -215,3 +217,80 @@ def test_the_lookback_is_the_longest_of_its_links_and_at_least_a_day(model: Fore
     assert Chain(SPEC, [Link(Source.MODEL, model), Link(Source.CLIMATOLOGY, Thoughtful(SPEC))]).lookback == 700
     hourly = ForecastSpec(timedelta(hours=1), (timedelta(hours=1),))
     assert Chain(hourly, []).lookback == 24
+
+
+# -- the cold-start model ------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def cold() -> Forecaster:
+    return ColdStart.ready(SPEC, "small", timedelta(minutes=15))
+
+
+def test_the_cold_start_model_answers_before_what_is_usual(city: Panel, usual: Forecaster, cold: Forecaster) -> None:
+    panel = blinded(city.between(0, len(city) - 50), 2)
+    chain = Chain(SPEC, [Link(Source.COLDSTART, cold), Link(Source.CLIMATOLOGY, usual)])
+    mixed, source = chain.forecast(panel)
+    said = next(cold.predict(panel, panel.ticks[-1:]))
+    assert mixed.model == "coldstart"
+    np.testing.assert_array_equal(source == Source.COLDSTART, said.known[0])
+    assert (source[2] == Source.CLIMATOLOGY).all()  # it is silent: nothing is known of it now
+    assert (source[1, [M, E]] == Source.NONE).all()  # it never told these
+    assert_parts(mixed, source[:, [B]], Source.COLDSTART, said)
+    assert_ordered(mixed)
+
+
+def test_a_station_that_is_new_to_the_model_is_left_to_the_cold_start_model(
+    city: Panel, model: Forecaster, usual: Forecaster, cold: Forecaster
+) -> None:
+    panel = with_new_station(city.between(0, len(city) - 50))
+    first, last = links(model, usual)
+    mixed, source = Chain(SPEC, [first, Link(Source.COLDSTART, cold), last]).forecast(panel)
+    assert (source[-1] == Source.COLDSTART).all()
+    assert Source.COLDSTART not in source[:-1]
+    assert mixed.model == "persistence_delta"
+    assert_parts(mixed, source, Source.COLDSTART, next(cold.predict(panel, panel.ticks[-1:])))
+    assert_parts(mixed, source[:, [B]], Source.MODEL, next(model.predict(panel, panel.ticks[-1:])))
+
+
+def test_where_the_cold_start_model_fails_the_model_speaks_of_new_stations_itself(
+    city: Panel, model: Forecaster, usual: Forecaster, cold: Forecaster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    panel = with_new_station(city.between(0, len(city) - 50))
+    first, last = links(model, usual)
+    chain = Chain(SPEC, [first, Link(Source.COLDSTART, cold), last])
+
+    def failing(_self: ColdStart, _seen: Panel) -> Forecast:
+        raise RuntimeError("no weights")
+
+    monkeypatch.setattr(ColdStart, "_predict", failing)
+    assert (chain.forecast(panel)[1][-1] == Source.MODEL).all()
+    assert chain.trouble == "the model coldstart failed (RuntimeError)"
+
+
+def test_the_cold_start_model_is_not_asked_where_the_model_has_said_everything(
+    city: Panel, model: Forecaster, cold: Forecaster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It costs as much as a model, and in the rule there is nothing left to say."""
+    asked: list[Panel] = []
+    predict = ColdStart._predict
+
+    def watched(self: ColdStart, seen: Panel) -> Forecast:
+        asked.append(seen)
+        return predict(self, seen)
+
+    monkeypatch.setattr(ColdStart, "_predict", watched)
+    chain = Chain(SPEC, [Link(Source.MODEL, model), Link(Source.COLDSTART, cold)])
+    panel = city.between(0, len(city) - 50)
+    chain.forecast(panel)
+    assert not asked
+    chain.forecast(with_new_station(panel))
+    assert asked
+
+
+def test_stored_numbers_keep_their_meaning_and_trust_has_an_order_of_its_own() -> None:
+    assert {source.name: int(source) for source in Source} == {
+        "MODEL": 0, "CLIMATOLOGY": 1, "PERSISTENCE": 2, "NONE": 3, "COLDSTART": 4,
+    }  # fmt: skip
+    assert sorted(TRUST) == sorted(Source)
+    assert [source.name for source in TRUST] == ["MODEL", "COLDSTART", "CLIMATOLOGY", "PERSISTENCE", "NONE"]

@@ -227,3 +227,22 @@ def test_an_unknown_system_is_refused_and_may_come_later(database: Database) -> 
         live.at(START)
     Feed(database).poll(START - LEAD)
     assert live.check(START).observed[-1].any()
+
+
+def test_a_panel_may_end_at_any_second(database: Database, feed: Feed) -> None:
+    """On the grid it is the one that is kept; between, it ends with what was known then, and is not kept."""
+    live = Watched(database)
+    for quarter in range(1, 6):
+        feed.move()
+        feed.poll(START + quarter * QUARTER - LEAD)
+    at = START + 5 * QUARTER
+    assert same_layout(live.anchored(at), live.at(at))
+    reads = list(live.reads)
+    feed.move()
+    feed.poll(at + 3 * MINUTE)
+    between = live.anchored(at + 4 * MINUTE)
+    assert between.ticks[-1].item().replace(tzinfo=UTC) == at + 4 * MINUTE
+    assert (np.diff(between.ticks) == np.timedelta64(15, "m")).all()
+    assert between.counts[-1, :, 0].tolist() == [feed.bikes[name] for name in between.stations.id]
+    assert live.reads == reads
+    live.check(at + QUARTER)

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from sqlalchemy import insert
 
+from tests.test_models.learned import tiny
 from velib_predictor.data.database import Database
 from velib_predictor.data.panel import Panel
 from velib_predictor.data.schema import Poll, StationStatus, System
@@ -128,6 +129,7 @@ def tiny_fits() -> Iterator[None]:
         patch.setattr(f"{baseline}.linear.XGBoost.most_rows", 6000)
         patch.setattr(f"{baseline}.linear.Linear.most_rows", 6000)
         patch.setattr(f"{baseline}.queueing.ROWS", 200)
+        patch.setattr("velib_predictor.models.base.DEFAULTS", tiny(rows=6_000, epochs=1, folds=1))
         yield
 
 
@@ -157,7 +159,7 @@ def models(
 def assert_served(served: Forecast, tested: Forecast) -> None:
     """Bit for bit, for all stations that had appeared by then; of others the backtest knows no count either."""
     assert served.spec == tested.spec
-    assert served.model == tested.model
+    assert served.model == tested.model, served.model
     assert served.origins.tolist() == tested.origins.tolist()
     places = [tested.stations.index(name) for name in served.stations]
     assert served.known.tobytes() == np.ascontiguousarray(tested.known[:, places]).tobytes()
@@ -165,7 +167,8 @@ def assert_served(served: Forecast, tested: Forecast) -> None:
     size = served.pmf.shape[-1]
     pmf = tested.pmf[:, places]
     assert served.pmf.dtype == pmf.dtype == np.float32
-    np.testing.assert_array_equal(served.pmf.view(np.uint32), np.ascontiguousarray(pmf[..., :size]).view(np.uint32))
+    ours, theirs = (np.ascontiguousarray(part).view(np.uint32) for part in (served.pmf, pmf[..., :size]))
+    np.testing.assert_array_equal(ours, theirs, err_msg=served.model)
     assert not pmf[..., size:].any()
 
 

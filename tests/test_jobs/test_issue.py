@@ -9,12 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from sqlalchemy import insert, select, update
+from sqlalchemy import delete, insert, select, update
 
 from tests.test_data.simulated import JumpingClock
 from tests.test_inference.test_issue import assert_same
 from tests.test_inference.test_predictor import SILENT, START
 from tests.test_jobs.conftest import DAY, HOUR, MINUTE, QUARTER, SPEC, fitted
+from tests.test_models.panels import selected
 from velib_predictor.config.config import Settings
 from velib_predictor.data.database import Database
 from velib_predictor.data.panel import Panel
@@ -25,7 +26,9 @@ from velib_predictor.inference.issues import Issues
 from velib_predictor.inference.predictor import forecast_at
 from velib_predictor.inference.store import ModelStore
 from velib_predictor.jobs.issue import IssueJob
+from velib_predictor.jobs.score import score
 from velib_predictor.models.baseline.persistence import PersistenceDelta
+from velib_predictor.models.coldstart.trainer import ColdStart
 from velib_predictor.utils.errors import UsageError
 
 NOW = START + 8 * DAY + 12 * HOUR + 7 * MINUTE
@@ -118,7 +121,7 @@ def test_the_model_that_the_settings_name_is_asked(
     named = IssueJob(with_forecast(settings, model="climatology"), stored, "town").run(NOW)
     assert (named.model, named.state) == ("climatology", State.FRESH)
     missing = IssueJob(with_forecast(settings, model="xgboost"), stored, "town").run(NOW)
-    assert (missing.model, missing.version, missing.state) == ("climatology", None, State.DEGRADED)
+    assert (missing.model, missing.version, missing.state) == ("coldstart", None, State.DEGRADED)
     assert missing.reason == "no xgboost has been trained for town yet (`velib retrain`)"
 
 
@@ -135,12 +138,40 @@ def test_issues_lie_on_the_grid_of_the_settings(settings: Settings, stored: Data
 # -- what stands in ------------------------------------------------------------------------------------------
 
 
-def test_without_any_model_what_was_last_seen_is_said_and_called_degraded(job: IssueJob) -> None:
+def test_without_any_model_the_cold_start_model_answers_and_it_is_called_degraded(
+    job: IssueJob, stored: Database, settings: Settings
+) -> None:
+    issue = job.run(NOW)
+    assert (issue.model, issue.version, issue.state) == ("coldstart", None, State.DEGRADED)
+    assert issue.reason == "no model has been trained for town yet (`velib retrain`)"
+    said = forecast_at(ColdStart.ready(issue.spec, "town", settings.forecast.tolerance), stored, "town", NOW)
+    np.testing.assert_array_equal(issue.source == Source.COLDSTART, said.forecast.known[0])
+    assert (issue.source[:, 0] == Source.COLDSTART).all()
+    assert_whole(issue)
+
+
+def test_without_its_weights_what_was_last_seen_is_said(job: IssueJob, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ColdStart, "folder", Path("nowhere"))
     issue = job.run(NOW)
     assert (issue.model, issue.version, issue.state) == ("persistence", None, State.DEGRADED)
     assert issue.reason == "no model has been trained for town yet (`velib retrain`)"
     assert set(issue.source[:, 0].tolist()) == {Source.PERSISTENCE}
     assert_whole(issue)
+
+
+def test_a_station_that_the_model_was_not_trained_on_is_left_to_the_cold_start_model(
+    job: IssueJob, store: ModelStore, panel: Panel
+) -> None:
+    fewer = selected(panel, np.arange(1, len(panel.stations)))
+    for name in ("climatology", "persistence_delta"):
+        store.add(fitted(name, fewer), "town")
+    issue = job.run(NOW)
+    assert (issue.model, issue.state, issue.reason) == ("persistence_delta", State.FRESH, None)
+    new = issue.stations.id.index(panel.stations.id[0])
+    seen = issue.now[new, issue.spec.channels] >= 0
+    assert seen.any()
+    assert set(issue.source[new, seen].tolist()) == {Source.COLDSTART}
+    assert Source.COLDSTART not in np.delete(issue.source, new, axis=0)
 
 
 def rewrite(folder: Path, **changes: object) -> None:
@@ -162,18 +193,19 @@ def rewrite(folder: Path, **changes: object) -> None:
         lambda folder: shutil.copy(next(folder.parents[1].glob("climatology/*/state.safetensors")), folder),
     ],
 )
-def test_a_damaged_model_is_replaced_by_what_is_usual_and_named(
+def test_a_damaged_model_is_replaced_by_the_cold_start_model_and_named(
     job: IssueJob, store: ModelStore, panel: Panel, damage: Callable[[Path], None]
 ) -> None:
     store.add(fitted("climatology", panel), "town")
     folder = store.add(fitted("persistence_delta", panel), "town")
     damage(folder)
     issue = job.run(NOW)
-    assert (issue.model, issue.version, issue.state) == ("climatology", None, State.DEGRADED)
+    assert (issue.model, issue.version, issue.state) == ("coldstart", None, State.DEGRADED)
     assert issue.reason is not None
     assert f"persistence_delta/{folder.name}" in issue.reason
     assert str(folder) not in issue.reason
-    assert set(issue.source.ravel().tolist()) <= {Source.CLIMATOLOGY, Source.NONE}
+    assert set(issue.source.ravel().tolist()) <= {Source.COLDSTART, Source.CLIMATOLOGY, Source.NONE}
+    assert (issue.source[issue.now[:, 0] >= 0, 0] == Source.COLDSTART).all()
     assert_whole(issue)
     again = store.add(fitted("persistence_delta", panel), "town")
     assert (job.run(NOW + QUARTER).version, job.run(NOW + QUARTER).state) == (again.name, State.FRESH)
@@ -192,7 +224,7 @@ def test_a_model_that_fails_is_stood_in_for_until_it_works_again(
         patch.setattr(PersistenceDelta, "_predict", failing)
         issue = job.run(NOW)
     assert (issue.state, issue.reason) == (State.DEGRADED, "the model persistence_delta failed (RuntimeError)")
-    assert set(issue.source[:, 0].tolist()) == {Source.CLIMATOLOGY}
+    assert (issue.source[issue.now[:, 0] >= 0, 0] == Source.COLDSTART).all()
     assert_whole(issue)
     again = job.run(NOW + QUARTER)
     assert (again.state, again.reason, again.source[0, 0]) == (State.FRESH, None, Source.MODEL)
@@ -212,7 +244,7 @@ def test_a_model_of_another_system_is_not_asked(
     store.add(fitted("persistence_delta", replace(panel, system_id="oslo")), "oslo")
     shutil.copytree(settings.models_dir / "baseline" / "oslo", settings.models_dir / "baseline" / "town")
     issue = job.run(NOW)
-    assert (issue.model, issue.state) == ("persistence", State.DEGRADED)
+    assert (issue.model, issue.state) == ("coldstart", State.DEGRADED)
     assert issue.reason is not None
     assert "was fitted on the system 'oslo'" in issue.reason
 
@@ -311,3 +343,54 @@ def test_made_at_is_never_before_the_origin(settings: Settings, stored: Database
     early = JumpingClock(datetime(2020, 1, 1, tzinfo=UTC), NOW)
     issue = IssueJob(settings, stored, "town", early).run(NOW)  # type: ignore[arg-type]
     assert issue.made_at == ORIGIN
+
+
+# -- the first ones ------------------------------------------------------------------------------------------
+
+
+def test_the_first_poll_is_forecast_at_once(settings: Settings, stored: Database) -> None:
+    """A database that is a minute old: on the grid nothing is known yet, from the poll's own second on everything."""
+    poll = ORIGIN + 3 * MINUTE + timedelta(seconds=20, microseconds=300)
+    with stored.write() as connection:
+        key = connection.execute(select(System.key).where(System.system_id == "town")).scalar_one()
+        connection.execute(delete(StationStatus))
+        connection.execute(delete(Poll))
+        connection.execute(insert(Poll).values(system_key=key, polled_at=poll, outcome="ok"))
+        for station, bikes in ((1, 0), (2, 7), (3, 14)):
+            counts = {"bikes": bikes, "mechanical": bikes, "docks": 14 - bikes}
+            connection.execute(insert(StationStatus).values(station_key=station, observed_at=poll, **counts))
+    job = IssueJob(settings, stored, "town", JumpingClock(poll, NOW))  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="has no rows of 'town'"):
+        job.run(poll)
+    assert job.catch_up(poll - timedelta(seconds=1)) is None
+    issue = job.catch_up(poll + timedelta(seconds=2))
+    assert issue is not None
+    assert issue.issued_at == ORIGIN + 3 * MINUTE + timedelta(seconds=21)
+    assert (issue.model, issue.state, issue.observed_at) == ("coldstart", State.DEGRADED, poll)
+    assert len(issue.stations) == 3
+    bikes, ebikes, docks = (issue.spec.target(name) for name in ("bikes", "ebikes", "docks"))
+    assert (issue.source[:, [bikes, docks]] == Source.COLDSTART).all()
+    assert (issue.source[:, ebikes] == Source.NONE).all()  # nobody tells them
+    empty = issue.cdf[:, 0, bikes, 0] / ONE  # P(no bike) in a quarter of an hour
+    assert empty[0] > 0.5 > 0.1 > empty[1] >= empty[2]
+    assert_same(replace(issue, made_at=NOW), replace(kept(stored), made_at=NOW))
+    assert job.catch_up(poll + MINUTE) is None, "one is enough"
+    assert score(settings, stored, "town", NOW + DAY) == 0, "it lies on no grid, and is not scored"
+
+
+def kept(database: Database) -> Issue:
+    issue = Issues(database, "town").newest()
+    assert issue is not None
+    return issue
+
+
+def test_a_feed_that_is_heard_again_is_forecast_at_once_from_all_that_is_known(trained: IssueJob) -> None:
+    assert trained.catch_up(SILENT[0] + HOUR) is None, "nothing is heard"
+    assert trained.run(SILENT[0] + HOUR).state is State.STALE
+    heard = SILENT[1] + 20 * timedelta(seconds=1)
+    issue = trained.catch_up(heard + timedelta(seconds=1))
+    assert issue is not None
+    assert (issue.model, issue.state, issue.issued_at) == ("persistence_delta", State.FRESH, heard)
+    assert (issue.source[:, 0] == Source.MODEL).sum() >= 7
+    assert trained.catch_up(heard + MINUTE) is None
+    assert trained.run(heard + QUARTER).issued_at == SILENT[1] + QUARTER

@@ -201,12 +201,12 @@ def test_without_issues_and_without_history_there_is_nothing(settings: Settings,
 
 
 def test_the_fallbacks_share_is_told(settings: Settings, stored: Database, panel: Panel) -> None:
-    ModelStore(settings.models_dir).add(fitted("climatology", panel), "town")
+    ModelStore(settings.models_dir).add(fitted("climatology", panel), "town")  # asked where nothing is observed alone
     job = IssueJob(settings, stored, "town")
     job.run(FIRST)
     score(settings, stored, "town", LATER)
     rows = summary(stored, "town")
-    assert {row["model"] for row in rows} == {"climatology"}
+    assert {row["model"] for row in rows} == {"coldstart"}
     assert {row["share_fallback"] for row in rows} == {1.0}
 
 

@@ -98,15 +98,7 @@ def small_city(seed: int = 0, days: int = 8, stations: int = 7) -> Panel:
 
 def selected(panel: Panel, places: npt.NDArray[np.int64]) -> Panel:
     """The panel of these stations, in this order."""
-    table = panel.stations
-    stations = Stations(
-        tuple(table.id[place] for place in places),
-        tuple(table.code[place] for place in places),
-        tuple(table.name[place] for place in places),
-        table.lat[places],
-        table.lon[places],
-    )
-    return replace(panel, stations=stations, **{name: getattr(panel, name)[:, places] for name in CELLS})
+    return panel.take(places)
 
 
 def with_new_station(panel: Panel, *, silent: bool = False) -> Panel:

@@ -1,5 +1,6 @@
 """The GNN: what nodes are told, sparse against gathered against dense sums, ONNX against torch, and the forecaster."""
 
+import sys
 import warnings
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -22,6 +23,7 @@ from velib_predictor.models.gnn.dataset import Signals, draw
 from velib_predictor.models.gnn.graph_builder import Graph, correlation_graph, distance_graph
 from velib_predictor.models.gnn.trainer import Gnn
 from velib_predictor.models.network import Given
+from velib_predictor.utils.errors import UsageError
 
 need_torch()
 
@@ -428,6 +430,17 @@ def test_a_new_station_hears_the_nearest_as_one_unknown(model: Gnn, city: Panel)
     fewer = asked_of(model, some, 600)
     assert fewer["station"].tolist() == [7, 2, 0]
     assert (fewer["near"][0][:, 0] == 1).all()
+
+
+def test_training_without_torch_geometric_is_refused_in_a_plain_sentence(city: Panel) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in sys.modules if name.split(".")[0] == "torch_geometric"]:
+            patch.delitem(sys.modules, name)
+        for part in ("fitting", "model"):
+            patch.delitem(sys.modules, f"velib_predictor.models.gnn.{part}")
+        patch.setitem(sys.modules, "torch_geometric", None)
+        with pytest.raises(UsageError, match=r"training gnn needs torch .*, and torch_geometric is not installed"):
+            Gnn(SPEC).fit(city, UNTIL)
 
 
 def test_a_saved_model_forecasts_the_same_bit_for_bit(model: Gnn, city: Panel, tmp_path: Path) -> None:

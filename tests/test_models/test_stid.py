@@ -210,8 +210,8 @@ def test_onnx_gives_what_torch_gives_for_any_number_of_rows(kind: Literal["mixtu
         if kind == "categorical":
             np.testing.assert_allclose(found, np.mean(each, axis=0), rtol=1e-5, atol=1e-5)
         many = [np.repeat(part, count, axis=0) for part in (now, k)]
-        joined = shared._pmf([found.reshape(count, 3, 2, -1)], kind, *many)
-        alone = [shared._pmf([one.reshape(count, 3, 2, -1)], kind, *many) for one in each]
+        joined = shared.distributions([found.reshape(count, 3, 2, -1)], kind, *many)
+        alone = [shared.distributions([one.reshape(count, 3, 2, -1)], kind, *many) for one in each]
         np.testing.assert_allclose(joined, np.mean(alone, axis=0), atol=1e-5)
         assert tail
     assert b".py" not in file  # the exporter notes where the source lies, and its lines

@@ -11,10 +11,11 @@ import numpy as np
 import numpy.typing as npt
 
 from velib_predictor.api.caching import GEOJSON, Body
+from velib_predictor.data.known_weather import WeatherSource
 from velib_predictor.data.panel import CHANNELS
 from velib_predictor.forecast import pmf as algebra
 from velib_predictor.inference.current import SystemAbout
-from velib_predictor.inference.issue import Issue, Source, State
+from velib_predictor.inference.issue import TRUST, Issue, Source, State
 from velib_predictor.utils.errors import UsageError
 from velib_predictor.utils.temporal import format_duration
 
@@ -22,11 +23,14 @@ QUANTILES = {"q10": 0.1, "q50": 0.5, "q90": 0.9}
 NETWORK_HORIZON = timedelta(minutes=30)
 _NETWORKS_KEPT = 24
 _FALLBACKS = {
+    Source.COLDSTART: "the cold-start model, which was trained on other systems, stands in for the model",
     Source.CLIMATOLOGY: "what is usual there at that hour stands in for the model",
     Source.PERSISTENCE: "what was last seen there stands in for the model",
     Source.NONE: "nothing has been seen there within a day",
 }
-
+_NEW = "the station is new to the model; the cold-start model, which was trained on other systems, stands in"
+_WEATHER = "Weather data by Open-Meteo.com (CC BY 4.0)"
+"""Asked for by their licence, wherever something is made of it."""
 _CLOSED = "the station was out of order when last seen; the probabilities are 0 until it opens"
 
 Numbers = dict[str, npt.NDArray[Any]]
@@ -147,7 +151,9 @@ class Served:
         replaced = [name for name, source in given.items() if source != Source.MODEL]
         if not replaced:
             return ""
-        text = _FALLBACKS[Source(max(given.values()))]
+        worst = max((Source(source) for source in given.values()), key=TRUST.index)
+        # Where the model itself is in order, the station is the reason.
+        text = _NEW if worst is Source.COLDSTART and self.issue.reason is None else _FALLBACKS[worst]
         return text if len(replaced) == len(given) else f"for {' and '.join(replaced)}, {text}"
 
     def _who(self, place: int) -> dict[str, Any]:
@@ -253,7 +259,8 @@ class Served:
 
     @cached_property
     def _meta(self) -> dict[str, Any]:
-        return meta(self.about)
+        told = self.issue.weather in (WeatherSource.FORECAST, WeatherSource.CACHE)
+        return meta(self.about) | ({"weather_attribution": _WEATHER} if told else {})
 
     def summary(self) -> dict[str, Any]:
         """The issue in a few words."""

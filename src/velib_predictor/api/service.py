@@ -17,7 +17,7 @@ from velib_predictor.inference.issue import State
 from velib_predictor.inference.issues import Issues, Mark
 from velib_predictor.utils.errors import VelibError
 from velib_predictor.utils.logger import get_logger
-from velib_predictor.utils.temporal import format_duration
+from velib_predictor.utils.temporal import format_duration, next_aligned
 
 _EVERY_S = 1.0
 _log = get_logger(__name__)
@@ -188,7 +188,7 @@ class Service:
 
     def until_next(self, served: Served) -> int:
         """Seconds (of the caller's clock) for which an answer from this issue holds."""
-        due = served.issue.issued_at + self.settings.forecast.issue_every
+        due = next_aligned(served.issue.issued_at, self.settings.forecast.issue_every)
         left = (due - self.clock.now()) / timedelta(seconds=max(self.clock.speed, 1e-9))
         return max(int(left), 1)
 

@@ -20,7 +20,7 @@ def train(
         str,
         typer.Argument(
             help="One of persistence, persistence_delta, climatology, linear, xgboost, queueing, stid, lstm, gnn, "
-            "champion"
+            "coldstart, champion"
         ),
     ],
     system: SystemId,
@@ -120,15 +120,21 @@ def predict(
     config: ConfigFile = None,
     as_json: Json = False,
 ) -> None:
-    """Forecast the stations of a system with a fitted model: a table, or JSON, CSV, GeoJSON."""
+    """Forecast the stations of a system with a fitted model: a table, or JSON, CSV, GeoJSON.
+
+    Where none was fitted yet the cold-start model answers; exit code 3 says so.
+    """
     import json
     from datetime import UTC, datetime
 
+    from velib_predictor.commands.serve import say
     from velib_predictor.data.special_days import SpecialDays
+    from velib_predictor.forecast.forecast import ForecastSpec
     from velib_predictor.inference import postprocessor as post
     from velib_predictor.inference.predictor import forecast_at, only_system
     from velib_predictor.inference.store import ModelStore
-    from velib_predictor.utils.errors import UsageError
+    from velib_predictor.models.coldstart.trainer import ColdStart
+    from velib_predictor.utils.errors import ExitCode, UsageError
     from velib_predictor.utils.temporal import parse_duration, parse_time
 
     if at and horizon:
@@ -143,8 +149,13 @@ def predict(
     try:
         name = only_system(database, system)
         store = ModelStore(settings.models_dir)
-        asked = store.newest(name, model) if model else store.serving(name)
-        forecast, panel = forecast_at(asked, database, name, instant, SpecialDays.of(settings, name))
+        special, every = SpecialDays.of(settings, name), settings.forecast.issue_every
+        cold = model in (None, ColdStart.name) and not any(model in (None, f.parent.name) for f in store.folders(name))
+        if cold:
+            asked: Forecaster = ColdStart.ready(ForecastSpec.default(every), name, settings.forecast.tolerance)
+        else:
+            asked = store.newest(name, model) if model else store.serving(name)
+        forecast, panel = forecast_at(asked, database, name, instant, special)
     finally:
         database.close()
     if ahead and ahead <= forecast.spec.horizons[-1]:
@@ -163,6 +174,9 @@ def predict(
         sys.stdout.write(json.dumps(post.as_geojson(rows), ensure_ascii=False) + "\n")
     else:
         emit(rows, as_json, "" if as_json else post.as_table(rows, panel.timezone))
+    if cold:
+        say(f"no model has been trained for {name} yet (`velib train`): the cold-start model answers")
+        raise typer.Exit(ExitCode.DEGRADED)
 
 
 def backtest(

@@ -18,16 +18,22 @@ from velib_predictor.data.checks import LedgerEntry
 from velib_predictor.data.clock import SystemClock
 from velib_predictor.data.collector import OnPoll, collect
 from velib_predictor.data.database import Database
+from velib_predictor.jobs.backup import run_backup
 from velib_predictor.jobs.issue import LAG, IssueJob
 from velib_predictor.jobs.prune import prune_archive, prune_database, prune_models
 from velib_predictor.jobs.scheduler import Job, Scheduler
 from velib_predictor.jobs.score import score
 from velib_predictor.jobs.weather import weather_jobs
 from velib_predictor.utils.errors import VelibError
+from velib_predictor.utils.logger import get_logger
+from velib_predictor.utils.temporal import next_aligned
 
 _SCORE_LAG = timedelta(seconds=90)
+_BACKUP_LAG = timedelta(minutes=50)
+"""After each multiple of its time: not while training begins, nor at the quarter of an hour."""
 _NICE = 10
 """How much training gives way to whatever else the machine has to do, in the unit of nice(1)."""
+_log = get_logger(__name__)
 
 
 class LiveSystem:
@@ -54,18 +60,30 @@ class LiveSystem:
         self._systems = systems
         self._every = every
         self._clock = clock or SystemClock()
+        self._issues = {name: IssueJob(settings, database, name, self._clock) for name in systems}
+        self._heard = {name: threading.Event() for name in systems}
         self.service = Service(settings, database, self._clock)
 
     @contextmanager
     def serving(self, listening: socket.socket, stop: threading.Event) -> Iterator[str]:
         """The API and the jobs, until `stop` is set or the block is left; gives the address."""
-        follower = threading.Thread(target=self.service.follow, args=(stop,), name="follow")
+        followers = [
+            threading.Thread(target=self.service.follow, args=(stop,), name="follow"),
+            *(
+                threading.Thread(target=self._follow_polls, args=(name, stop), name=f"first-{name}")
+                for name in self._systems
+            ),
+        ]
         with ExitStack() as stack:
             server = stack.enter_context(Server(create_app(self.service), listening))
-            stack.callback(follower.join)
+            for follower in followers:
+                stack.callback(follower.join)
+            for heard in self._heard.values():
+                stack.callback(heard.set)
             stack.callback(self.service.nudge)
             stack.callback(stop.set)
-            follower.start()
+            for follower in followers:
+                follower.start()
             stack.enter_context(Scheduler(self._jobs(stop), stop, self._clock))
             yield server.address
 
@@ -79,6 +97,8 @@ class LiveSystem:
         def heard(system_id: str, entry: LedgerEntry, detail: str | None) -> None:
             on_poll(system_id, entry, detail)
             self.service.nudge()
+            if entry.outcome.accepted:
+                self._heard[system_id].set()
 
         collect(self._settings, self._database, self._systems, stop, self._every, heard, self._clock)
 
@@ -91,6 +111,8 @@ class LiveSystem:
         jobs += weather_jobs(self._settings, self._database, list(self._systems), self._clock)
         if self._clock.speed == 1.0:  # a demonstration is over before these are due, and its days are short
             jobs += self._daily(stop)
+            if (often := self._settings.backup.every) is not None:
+                jobs.append(Job("backup", self._backup, often, _BACKUP_LAG))
         return jobs
 
     def _daily(self, stop: threading.Event) -> list[Job]:
@@ -104,16 +126,33 @@ class LiveSystem:
         return [Job.daily(name, run, at, zone) for name, run, at in jobs if at is not None]
 
     def _issuing(self, name: str) -> Callable[[datetime], None]:
-        job = IssueJob(self._settings, self._database, name, self._clock)
-
         def issue(now: datetime) -> None:
-            job.run(now)
+            self._issues[name].run(now)
             self.service.nudge()
 
         return issue
 
+    def _follow_polls(self, name: str, stop: threading.Event) -> None:
+        """After each poll that was believed: an issue at once, if there is none that knows of the feed."""
+        heard = self._heard[name]
+        while heard.wait() and not stop.is_set():
+            heard.clear()
+            now = next_aligned(self._clock.now(), timedelta(seconds=1))  # no issue is of the future
+            if self._clock.wait_until(now, stop):
+                return
+            try:
+                if self._issues[name].catch_up(now):
+                    self.service.nudge()
+            except VelibError as error:
+                _log.warning("the first issue could not be made; the next poll tries again", reason=str(error))
+            except Exception as error:
+                _log.exception("the first issue failed", error=repr(error))
+
     def _scoring(self, name: str) -> Callable[[datetime], object]:
         return lambda now: score(self._settings, self._database, name, now)
+
+    def _backup(self, now: datetime) -> None:
+        run_backup(self._settings, self._database, now)
 
     def _prune(self, now: datetime) -> None:
         prune_archive(self._settings, now)

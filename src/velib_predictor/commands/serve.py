@@ -52,7 +52,7 @@ def run(
         with live.serving(listening, stop) as address:
             ready(address, json)
             every = format_duration(settings.forecast.issue_every)
-            say(f"one is made every {every}, on the clock; the first one needs an answer of the feed")
+            say(f"one is made every {every}, on the clock; the first one as soon as the feed is heard")
             live.collect(stop, Watch(". `velib demo` shows everything without a network"))
     if interrupted.is_set():
         say("stopped; all that was collected is stored")

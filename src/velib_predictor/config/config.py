@@ -1,13 +1,12 @@
 """The one validated `Settings`: defaults, then `config/config.yaml`, then `.env`, then the environment.
 
 Nothing else in the package reads a settings file or an environment variable. Secrets (DATABASE_URL with a
-password, DB_PASSWORD) are taken from the environment or `.env` only. An empty variable counts as unset: Compose
-passes on those that nobody has set.
+password, DB_PASSWORD, or the file that DB_PASSWORD_FILE names) are taken from the environment or `.env` only. An empty
+variable counts as unset: Compose passes on those that nobody has set.
 """
 
 import os
 import re
-from collections.abc import Mapping
 from datetime import date, timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -16,9 +15,8 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from dotenv import dotenv_values
 from pydantic import AfterValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
-from sqlalchemy import URL, make_url
-from sqlalchemy.exc import ArgumentError
 
+from velib_predictor.config.address import check_database_url, database_url
 from velib_predictor.config.daily import JobSettings, MlflowSettings
 from velib_predictor.config.explain import ENV_PREFIX, Variable, explain, explain_unknown, place
 from velib_predictor.config.outside import CalendarSettings, WeatherSettings
@@ -150,6 +148,23 @@ class ForecastSettings(Section):
     """Days of history that it learns from."""
 
 
+class BackupSettings(Section):
+    """Copies of the database, to restore it from."""
+
+    every: Duration | None = timedelta(days=1)
+    """Time between backups of a running system; empty makes none (`velib db backup` always does)."""
+    folder: Path = Path("backups")
+    """Where they are kept. Another disk is better than the database's own."""
+    keep: Annotated[int, Field(ge=1, le=10_000)] = 7
+    """How many are kept, the newest ones."""
+    retention: Duration | None = None
+    """Backups older than this are deleted, too, but never the newest one; empty looks at `keep` alone."""
+    format: Literal["custom", "plain"] = "custom"
+    """PostgreSQL: custom is compressed and checked by pg_restore (.dump), plain is SQL that people can read (.sql)."""
+    client: Path | None = None
+    """PostgreSQL: folder of pg_dump, pg_restore and psql; empty looks in PATH and /usr/lib/postgresql."""
+
+
 class FallbackSettings(Section):
     """Where to ask when the feed itself does not answer."""
 
@@ -239,6 +254,7 @@ class Settings(BaseSettings):
     archive: ArchiveSettings = ArchiveSettings()
     storage: StorageSettings = StorageSettings()
     forecast: ForecastSettings = ForecastSettings()
+    backup: BackupSettings = BackupSettings()
     weather: WeatherSettings = WeatherSettings()
     """The weather forecast."""
     jobs: JobSettings = JobSettings()
@@ -290,7 +306,7 @@ def load_settings(file: Path | None = None, *, db: str | None = None) -> Setting
     if unknown := explain_unknown(in_file, Settings, path, variables):
         raise SettingsError(unknown)
     if isinstance(url := in_file.get("database_url"), str):
-        _check_database_url(url, f"{path}: database_url", password_allowed=False)
+        check_database_url(url, f"{path}: database_url", password_allowed=False)
     if level := variables.get("LOG_LEVEL"):
         in_file["log_level"] = level.value.upper()
     if uri := variables.get("MLFLOW_TRACKING_URI"):
@@ -303,9 +319,9 @@ def load_settings(file: Path | None = None, *, db: str | None = None) -> Setting
         settings = Settings(**in_file)
     except ValidationError as error:
         raise SettingsError(explain(error, Settings, path, variables)) from None
-    _check_database_url(settings.database_url, place(["database_url"], path, variables))
-    if url := db or _database_url(variables):
-        _check_database_url(url, "--db" if db else str(variables.get("DATABASE_URL", "DB_*")))
+    check_database_url(settings.database_url, place(["database_url"], path, variables))
+    if url := db or database_url(variables):
+        check_database_url(url, "--db" if db else str(variables.get("DATABASE_URL", "DB_*")))
         settings = settings.model_copy(update={"database_url": url})
     return settings
 
@@ -325,36 +341,3 @@ def _read_variables() -> dict[str, Variable]:
                 ours = name.upper().startswith(ENV_PREFIX)
                 found[name.upper() if ours else name] = Variable(source, name, value)
     return found
-
-
-def _database_url(variables: Mapping[str, Variable]) -> str | None:
-    values = {name: variable.value for name, variable in variables.items()}
-    if url := values.get("DATABASE_URL"):
-        return url
-    if not (password := values.get("DB_PASSWORD")):
-        return None
-    port = values.get("DB_PORT", "5432")
-    if not (re.fullmatch("[0-9]{1,5}", port) and 1 <= int(port) <= 65_535):
-        raise SettingsError(f"{variables['DB_PORT']} is {port!r}; expected a number from 1 to 65535 such as 5432")
-    return URL.create(
-        "postgresql",
-        username=values.get("DB_USER", "velib_user"),
-        password=password,
-        host=values.get("DB_HOST", "localhost"),
-        port=int(port),
-        database=values.get("DB_NAME", "velib"),
-    ).render_as_string(hide_password=False)
-
-
-def _check_database_url(url: str, where: str, *, password_allowed: bool = True) -> None:
-    expected = "expected sqlite:///data/velib.db or postgresql://user:password@host:5432/name"
-    try:
-        parsed = make_url(url)
-    except (ArgumentError, ValueError):  # ValueError: the port is no number
-        raise SettingsError(f"{where}: the database address cannot be read; {expected}") from None
-    if parsed.get_backend_name() not in ("sqlite", "postgresql"):
-        raise SettingsError(f"{where}: the database address starts with {parsed.drivername!r}; {expected}")
-    if not password_allowed and (parsed.password or "password" in parsed.query):
-        raise SettingsError(
-            f"{where} holds a password; put it into DATABASE_URL or DB_PASSWORD in the environment or .env"
-        )

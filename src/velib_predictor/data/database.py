@@ -2,7 +2,7 @@
 
 import sqlite3
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -93,6 +93,12 @@ class Database:
                 connection = postgresql.connect(uri)
             with connection:
                 yield connection
+
+    @contextmanager
+    def driver(self) -> Iterator[Any]:
+        """The driver's own connection, in no transaction: for what SQL cannot say, such as SQLite's online backup."""
+        with self.explained(), self._kept_apart("sqlite3"), closing(self.engine.raw_connection()) as connection:
+            yield connection.driver_connection
 
     # -- schema ----------------------------------------------------------------------------------------------
 

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from velib_predictor.data.known_weather import KnownWeather
 from velib_predictor.data.special_days import SpecialDays
 from velib_predictor.utils.errors import UsageError
-from velib_predictor.utils.temporal import MICROSECOND, format_duration, format_time, from_micros
+from velib_predictor.utils.temporal import EPOCH, MICROSECOND, format_duration, format_time, from_micros
 
 if TYPE_CHECKING:
     from velib_predictor.data.database import Database
@@ -65,6 +65,14 @@ class Stations:
         place = {name: position for position, name in enumerate(ids)}
         return np.array([place.get(name, -1) for name in self.id], dtype=np.int64)
 
+    def take(self, places: npt.NDArray[np.int64]) -> Self:
+        """Some of the stations, in that order."""
+        chosen = places.tolist()
+        return type(self)(
+            tuple(self.id[place] for place in chosen), tuple(self.code[place] for place in chosen),
+            tuple(self.name[place] for place in chosen), self.lat[places], self.lon[places],
+        )  # fmt: skip
+
 
 @dataclass(frozen=True, eq=False)
 class Panel:
@@ -115,6 +123,7 @@ class Panel:
         step: timedelta = timedelta(minutes=15),
         tolerance: timedelta | None = None,
         special_days: SpecialDays | None = None,
+        anchor: datetime = EPOCH,
     ) -> "Panel":
         """Read a system's history from a database (or its address): ticks in [start, end).
 
@@ -123,6 +132,7 @@ class Panel:
             step: of the grid.
             tolerance: oldest value that a tick takes; the step if not given.
             special_days: of the system; the school holidays of its country if not given, or if they name no zone.
+            anchor: an instant that is a tick, with all whole steps from it; 1970 UTC, as for stored issues.
 
         Raises:
             UsageError: an unknown system, one without a time zone, an empty period, or a step that is no whole number
@@ -133,10 +143,12 @@ class Panel:
         from velib_predictor.data.database import Database
         from velib_predictor.data.preprocessor import load_panel
 
-        asked = {"step": step, "tolerance": step if tolerance is None else tolerance}
+        age = step if tolerance is None else tolerance
         opened = database if isinstance(database, Database) else Database(database)
         try:
-            return load_panel(opened, system_id, start, end, **asked, special_days=special_days)
+            return load_panel(
+                opened, system_id, start, end, step=step, tolerance=age, special_days=special_days, anchor=anchor
+            )
         finally:
             if opened is not database:
                 opened.close()
@@ -180,6 +192,13 @@ class Panel:
         by_tick = ("ticks", "counts", "observed", "trusted", "open", "capacity")
         parts = {name: getattr(self, name)[first:last] for name in by_tick}
         return replace(self, **parts, weather=self.weather.until(parts["ticks"]))
+
+    def take(self, places: npt.NDArray[np.int64]) -> Self:
+        """Some of the stations, in that order; copied."""
+        cells = ("counts", "observed", "trusted", "open", "capacity")
+        return replace(
+            self, stations=self.stations.take(places), **{name: getattr(self, name)[:, places] for name in cells}
+        )
 
     def totals(self) -> Counts:
         """Bikes and free docks together, 0 where one of them was not observed, int16[tick, station]."""

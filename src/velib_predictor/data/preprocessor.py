@@ -20,7 +20,7 @@ from velib_predictor.data.tidy import COUNTS
 from velib_predictor.data.trust import changed_rows, frozen_polls, spikes
 from velib_predictor.data.weather_store import read_weather
 from velib_predictor.utils.errors import UsageError
-from velib_predictor.utils.temporal import MICROSECOND, format_duration, format_time, from_micros, to_micros
+from velib_predictor.utils.temporal import EPOCH, MICROSECOND, format_duration, format_time, from_micros, to_micros
 
 Micros = npt.NDArray[np.int64]
 MASKED = -1
@@ -129,11 +129,11 @@ def as_of(
     return held
 
 
-def grid_ticks(start: datetime, end: datetime, step: timedelta) -> npt.NDArray[np.datetime64]:
-    """The multiples of `step` since 1970 UTC in [start, end), datetime64[us] [tick]."""
-    size = step // MICROSECOND
-    first, last = (-(-to_micros(time) // size) for time in (start, end))
-    return (np.arange(first, last, dtype=np.int64) * size).view("datetime64[us]")
+def grid_ticks(start: datetime, end: datetime, step: timedelta, anchor: datetime = EPOCH) -> npt.NDArray[np.datetime64]:
+    """The whole steps from `anchor` (1970 UTC) that lie in [start, end), datetime64[us] [tick]."""
+    size, zero = step // MICROSECOND, to_micros(anchor)
+    first, last = (-((zero - to_micros(time)) // size) for time in (start, end))
+    return (np.arange(first, last, dtype=np.int64) * size + zero).view("datetime64[us]")
 
 
 def take(rows: pa.Table, held: npt.NDArray[np.int64], ticks: npt.NDArray[np.datetime64]) -> pa.Table:
@@ -152,9 +152,10 @@ def load_panel(
     step: timedelta,
     tolerance: timedelta,
     special_days: SpecialDays | None = None,
+    anchor: datetime = EPOCH,
 ) -> Panel:
     """`Panel.load`, from an open database."""
-    for time in (start, end):
+    for time in (start, end, anchor):
         if time is not None and time.tzinfo is None:
             raise ValueError(f"naive time {time!r}: attach a time zone")
     if step <= timedelta(0) or step % timedelta(seconds=1):
@@ -169,7 +170,7 @@ def load_panel(
     first = start or from_micros(int(observed_at.min()))
     latest = max(int(observed_at.max()), int(_micros(polls)[-1]) if len(polls) else 0)
     size = step // MICROSECOND
-    ticks = grid_ticks(first, end or from_micros((-(-latest // size) + 1) * size), step)
+    ticks = grid_ticks(first, end or from_micros((-(-latest // size) + 1) * size), step, anchor)
     if not len(ticks):
         raise UsageError(f"no tick of a {format_duration(step)} grid lies{_period(start, end)}")
     key = rows["station_key"].to_numpy()

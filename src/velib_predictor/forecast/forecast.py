@@ -53,6 +53,11 @@ class ForecastSpec:
         object.__setattr__(self, "targets", tuple(name for name in TARGETS if name in self.targets))
         object.__setattr__(self, "horizon_ticks", tuple(horizon // self.step for horizon in self.horizons))
 
+    @classmethod
+    def default(cls, step: timedelta) -> Self:
+        """All targets, and the default horizons that lie on a grid of that step."""
+        return cls(step, tuple(horizon for horizon in DEFAULT_HORIZONS if not horizon % step))
+
     @property
     def channels(self) -> list[int]:
         """Where the targets stand among `TARGETS` (which are the panel's channels), [target]."""

@@ -21,6 +21,7 @@ _WORDS = {
     "stid": "a network of station and time embeddings with a learned distribution",
     "lstm": "a recurrent network with a learned distribution",
     "gnn": "a graph network with a learned distribution",
+    "coldstart": "a network for places never seen, whose weights come with the package",
     "champion": "a weighted mixture of several of the other models",
 }
 

@@ -1,4 +1,7 @@
-"""The chain that always answers: the model, else what is usual, else what was last there; and it says which."""
+"""The chain that always answers, and says who did: the model, the cold-start model, what is usual, what was last there.
+
+A station that the model was not trained on is new to it: there the cold-start model is asked first.
+"""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -25,19 +28,26 @@ class Link(NamedTuple):
     model: Forecaster
 
 
+class Answer(NamedTuple):
+    """What a link says, and of which stations it is asked, bool[station]."""
+
+    source: Source
+    forecast: Forecast
+    speaks: npt.NDArray[np.bool_]
+
+
 class Chain:
     """Forecasts from the first link that knows a station; at the end stands what was last seen there within a day.
 
     Args:
         spec: of the answer; links of another specification are left out by whoever makes the chain.
-        links: in order of trust.
-        name: of the answer's model, where there is no link.
+        links: in order of trust; the first gives the answer its name.
     """
 
-    def __init__(self, spec: ForecastSpec, links: Sequence[Link], name: str = "persistence") -> None:
+    def __init__(self, spec: ForecastSpec, links: Sequence[Link]) -> None:
         self.spec = spec
         self.links = tuple(links)
-        self.name = links[0].model.name if links and links[0].source is Source.MODEL else name
+        self.name = links[0].model.name if links else "persistence"
         day = DAY_S // max(int(spec.step.total_seconds()), 1)
         self.lookback = max([day, *(link.model.lookback for link in links)])
         """Ticks before an origin that an answer reads."""
@@ -47,13 +57,13 @@ class Chain:
     def forecast(self, panel: Panel) -> tuple[Forecast, npt.NDArray[np.uint8]]:
         """The forecast from the panel's last tick, and where each number came from, uint8[station, target]."""
         answers = self._answers(panel)
-        size = max(answer.pmf.shape[-1] for _, answer in answers)
-        k = np.maximum.reduce([answer.k for _, answer in answers])  # [origin, station]
+        size = max(answer.pmf.shape[-1] for _, answer, _ in answers)
+        k = np.maximum.reduce([answer.k for _, answer, _ in answers])  # [origin, station]
         first = answers[0][1]
         pmf = np.zeros((*first.pmf.shape[:-1], size), dtype=np.float32)
         source = np.full(first.known.shape[1:], Source.NONE, dtype=np.uint8)  # [station, target]
-        for link, answer in answers:
-            takes = answer.known[0] & (source == Source.NONE)
+        for link, answer, speaks in answers:
+            takes = answer.known[0] & speaks[:, None] & (source == Source.NONE)
             source[takes] = link
             if takes.all():
                 pmf[..., : answer.pmf.shape[-1]] = answer.pmf
@@ -74,17 +84,34 @@ class Chain:
         asked = (link.model.weather_of(panel) for link in self.links if (source == link.source).any())
         return next(asked, WeatherSource.NONE)
 
-    def _answers(self, panel: Panel) -> list[tuple[Source, Forecast]]:
+    def _answers(self, panel: Panel) -> list[Answer]:
         """What each link says, in order; a link that fails says nothing."""
         self.trouble = None
-        answers = []
+        everywhere = np.ones(len(panel.stations), dtype=bool)
+        answers: list[Answer] = []
         for link in self.links:
+            if link.source is Source.COLDSTART and not self._asks(panel, answers):
+                continue
             try:
-                answers.append((link.source, next(link.model.predict(panel, panel.ticks[-1:]))))
+                said = next(link.model.predict(panel, panel.ticks[-1:]))
+                trained = link.model.places(panel) >= 0 if link.source is Source.MODEL else everywhere
             except Exception as error:
                 _log.exception("a model failed; the next in the chain answers", model=link.model.name)
                 self.trouble = self.trouble or f"the model {link.model.name} failed ({type(error).__name__})"
-        return [*answers, (Source.PERSISTENCE, self._last_seen(panel))]
+                continue
+            answers.append(Answer(link.source, said, trained))
+        # Of stations that are new to it the model may still speak before what is usual does.
+        learned = [answer for answer in answers if answer.source in (Source.MODEL, Source.COLDSTART)]
+        again = [answer._replace(speaks=everywhere) for answer in learned if answer.source is Source.MODEL]
+        last = Answer(Source.PERSISTENCE, self._last_seen(panel), everywhere)
+        return [*learned, *again, *answers[len(learned) :], last]
+
+    def _asks(self, panel: Panel, answers: Sequence[Answer]) -> bool:
+        """Whether anything that is observed now is not forecast yet: the cold-start model speaks of nothing else."""
+        told = np.zeros((len(panel.stations), len(self.spec.targets)), dtype=bool)
+        for answer in answers:
+            told |= answer.forecast.known[0] & answer.speaks[:, None]
+        return bool((panel.observed[-1][:, self.spec.channels] & ~told).any())
 
     def _last_seen(self, panel: Panel) -> Forecast:
         """All probability on what was last observed within a day."""

@@ -38,12 +38,17 @@ class State(StrEnum):
 
 
 class Source(IntEnum):
-    """Which link of the chain a number came from."""
+    """Which link of the chain a number came from. The numbers are stored: how far each is trusted, `TRUST` says."""
 
     MODEL = 0
     CLIMATOLOGY = 1
     PERSISTENCE = 2
     NONE = 3
+    COLDSTART = 4
+
+
+TRUST = (Source.MODEL, Source.COLDSTART, Source.CLIMATOLOGY, Source.PERSISTENCE, Source.NONE)
+"""The order of the chain, the most trusted first."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -43,7 +43,7 @@ class LivePanel:
         self._database = database
         self._system_id = system_id
         self._step = step
-        self._tolerance = tolerance
+        self.tolerance = tolerance
         self.lookback = lookback
         self._special_days = special_days
         self._panel: Panel | None = None
@@ -62,9 +62,21 @@ class LivePanel:
         self._panel, self._past = panel, past
         return panel
 
+    def anchored(self, origin: datetime) -> Panel:
+        """The panel whose last tick is any whole second, its ticks counted back from there. It is not kept.
+
+        Raises:
+            UsageError, DatabaseError: as `at`.
+        """
+        start, end = origin - self.lookback * self._step, origin + MICROSECOND
+        return Panel.load(
+            self._database, self._system_id, start, end, step=self._step, tolerance=self.tolerance, anchor=origin,
+            special_days=self._special_days,
+        )  # fmt: skip
+
     def _read(self, start: datetime, origin: datetime) -> Panel:
         return Panel.load(
-            self._database, self._system_id, start, origin + MICROSECOND, step=self._step, tolerance=self._tolerance,
+            self._database, self._system_id, start, origin + MICROSECOND, step=self._step, tolerance=self.tolerance,
             special_days=self._special_days,
         )  # fmt: skip
 

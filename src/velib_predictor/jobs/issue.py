@@ -1,5 +1,6 @@
 """One issue: the newest poll, the model in force and what stands in for it, one stored forecast of all stations."""
 
+import threading
 from datetime import datetime, timedelta
 from pathlib import Path
 from time import perf_counter
@@ -9,9 +10,10 @@ from sqlalchemy import select
 from velib_predictor.config.config import Settings
 from velib_predictor.data.clock import SystemClock
 from velib_predictor.data.database import Database
+from velib_predictor.data.panel import Panel
 from velib_predictor.data.schema import Poll, System
 from velib_predictor.data.special_days import SpecialDays
-from velib_predictor.forecast.forecast import DEFAULT_HORIZONS, ForecastSpec
+from velib_predictor.forecast.forecast import ForecastSpec
 from velib_predictor.inference.chain import Chain, Link
 from velib_predictor.inference.issue import Issue, Source, State
 from velib_predictor.inference.issues import Issues
@@ -19,17 +21,22 @@ from velib_predictor.inference.live import LivePanel
 from velib_predictor.inference.predictor import newest_observation
 from velib_predictor.inference.store import STAND_INS, ModelStore
 from velib_predictor.models.base import ArtifactError, load_model
+from velib_predictor.models.coldstart.trainer import ColdStart
 from velib_predictor.utils.logger import get_logger
 from velib_predictor.utils.temporal import EPOCH, format_duration, format_time, parse_duration
 
 LAG = timedelta(seconds=1)
 """After the tick: a poll that was answered just before it has to be stored first."""
 STAND_IN = STAND_INS[-1]
+_SECOND = timedelta(seconds=1)
 _log = get_logger(__name__)
 
 
 class IssueJob:
-    """Makes the issues of one system, one after the other; keeps models and panel in memory between them."""
+    """Makes the issues of one system, one after the other; keeps models and panel in memory between them.
+
+    Safe to use from several threads.
+    """
 
     def __init__(
         self, settings: Settings, database: Database, system_id: str, clock: SystemClock | None = None
@@ -46,6 +53,8 @@ class IssueJob:
         self._panel: LivePanel | None = None
         self._trouble: str | None = None
         self._version: str | None = None
+        self._last: Issue | None = None
+        self._one_at_a_time = threading.Lock()
 
     def origin(self, now: datetime) -> datetime:
         """The newest time on the grid of issues, at or before `now`."""
@@ -57,10 +66,35 @@ class IssueJob:
         Raises:
             VelibError: there is no history at all, or the database cannot be used.
         """
+        with self._one_at_a_time:
+            chain, live = self._prepared()
+            origin = self.origin(now)
+            return self._make(origin, chain, live.at(origin))
+
+    def catch_up(self, now: datetime) -> Issue | None:
+        """Make an issue of the newest poll at once, where the last one could not know of the feed; else there is none.
+
+        So a system that was just begun, or is heard again after a silence, is forecast before the grid's next instant.
+        The origin is the poll's own second, and the panel's ticks are counted from there. On the grid are all others,
+        and these alone are scored.
+
+        Raises:
+            VelibError: the database cannot be used.
+        """
+        with self._one_at_a_time:
+            last = self._last if self._last and self._last.state is not State.STALE else None
+            if last and now - last.issued_at <= 2 * self._settings.issue_every:
+                return None
+            chain, live = self._prepared()
+            heard = newest_observation(self._database, self.system_id, now)
+            if heard is None or now - heard > live.tolerance:
+                return None
+            origin = EPOCH - (EPOCH - heard) // _SECOND * _SECOND  # the next whole one
+            return self._make(origin, chain, live.anchored(origin))
+
+    def _make(self, origin: datetime, chain: Chain, panel: Panel) -> Issue:
+        """The issue from the panel's last tick, stored."""
         begun = perf_counter()
-        origin = self.origin(now)
-        chain, live = self._prepared()
-        panel = live.at(origin)
         forecast, source = chain.forecast(panel)
         observed_at = newest_observation(self._database, self.system_id, origin)
         state, reason = self._state(panel.tolerance, origin, observed_at, self._trouble or chain.trouble)
@@ -77,6 +111,7 @@ class IssueJob:
             weather=chain.weather_of(panel, source),
         )
         self._issues.add(issue)
+        self._last = issue
         took = round(perf_counter() - begun, 3)
         _log.info(
             "issue", system=self.system_id, issued_at=format_time(origin), model=issue.model, state=str(state),
@@ -94,17 +129,16 @@ class IssueJob:
         if (*chosen, trouble) == self._loaded and self._chain and self._panel:
             return self._chain, self._panel
         self._loaded, self._trouble = (*chosen, trouble), trouble
-        links = [link for place in (0, 1) if (link := self._link(chosen[place], Source(place)))]
+        found = [self._link(chosen[0], Source.MODEL), self._link(chosen[1], Source.CLIMATOLOGY)]
         if chosen[0] is None:
             self._trouble = f"no {wanted or 'model'} has been trained for {self.system_id} yet (`velib retrain`)"
-        every = self._settings.issue_every
-        default = ForecastSpec(every, tuple(h for h in DEFAULT_HORIZONS if not h % every))
-        spec = links[0].model.spec if links else default
-        links = [link for link in links if link.model.spec == spec]
-        report = links[0].model.report if links else None
+        trained = next((link.model for link in found if link), None)
+        spec = trained.spec if trained else ForecastSpec.default(self._settings.issue_every)
+        report = trained.report if trained else None
         tolerance = parse_duration(report.tolerance) if report else self._settings.tolerance
-        self._version = chosen[0].name if chosen[0] and links and links[0].source is Source.MODEL else None
-        self._chain = Chain(spec, links, STAND_IN if links else "persistence")
+        links = [link for link in (found[0], self._cold(spec, tolerance), found[1]) if link and link.model.spec == spec]
+        self._version = chosen[0].name if chosen[0] and found[0] else None
+        self._chain = Chain(spec, links)
         self._panel = LivePanel(
             self._database, self.system_id, step=spec.step, tolerance=tolerance, lookback=self._chain.lookback,
             special_days=self._special_days,
@@ -140,6 +174,14 @@ class IssueJob:
                 self._trouble = reason.replace(str(folder), f"{folder.parent.name}/{folder.name}")  # it is told to all
             return None
         return Link(source, model)
+
+    def _cold(self, spec: ForecastSpec, tolerance: timedelta) -> Link | None:
+        """What answers where there is no model yet, and for stations that are new to it."""
+        try:
+            return Link(Source.COLDSTART, ColdStart.ready(spec, self.system_id, tolerance))
+        except Exception as error:  # as in `_link`
+            _log.error("the cold-start model cannot be used; the next in the chain answers", error=repr(error))
+            return None
 
     # -- what is to be said of it ----------------------------------------------------------------------------
 

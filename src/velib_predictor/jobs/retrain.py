@@ -13,7 +13,7 @@ from velib_predictor.data.database import Database
 from velib_predictor.data.lock import exclusive
 from velib_predictor.data.panel import Panel
 from velib_predictor.data.special_days import SpecialDays
-from velib_predictor.forecast.forecast import DEFAULT_HORIZONS, ForecastSpec
+from velib_predictor.forecast.forecast import ForecastSpec
 from velib_predictor.inference.card import about, beside
 from velib_predictor.inference.current import SystemAbout, systems
 from velib_predictor.inference.store import ModelStore
@@ -81,8 +81,7 @@ def alone(settings: Settings, system_id: str) -> Iterator[None]:
 
 def serving_spec(settings: Settings) -> ForecastSpec:
     """What is forecast at every issue."""
-    every = settings.forecast.issue_every
-    return ForecastSpec(every, tuple(h for h in DEFAULT_HORIZONS if not h % every))
+    return ForecastSpec.default(settings.forecast.issue_every)
 
 
 def newest_panel(settings: Settings, database: Database, system_id: str, now: datetime) -> Panel:

@@ -19,7 +19,7 @@ from velib_predictor.inference.issues import Issues
 from velib_predictor.training import metrics
 from velib_predictor.utils.errors import UsageError, VelibError
 from velib_predictor.utils.logger import get_logger
-from velib_predictor.utils.temporal import MICROSECOND, from_micros
+from velib_predictor.utils.temporal import EPOCH, MICROSECOND, from_micros
 
 _TABLE = schema.Score.__table__.c
 _log = get_logger(__name__)
@@ -47,7 +47,8 @@ def score(settings: Settings, database: Database, system_id: str, now: datetime)
     newest = _issue(issues, times[-1]) if times else None
     # Issues are read only to be scored: one's horizons stand for all, since they hardly ever differ within a system.
     usual = newest.spec.horizons if newest else DEFAULT_HORIZONS
-    times = [time for time in times if due(time, usual)]
+    step = newest.spec.step if newest else settings.forecast.issue_every
+    times = [time for time in times if not (time - EPOCH) % step and due(time, usual)]  # the first one is off the grid
     written = 0
     panel: Panel | None = None
     for issued_at in times:

@@ -36,6 +36,7 @@ MODELS: Mapping[str, str] = {
     "stid": "velib_predictor.models.stid.trainer:Stid",
     "lstm": "velib_predictor.models.lstm.trainer:Lstm",
     "gnn": "velib_predictor.models.gnn.trainer:Gnn",
+    "coldstart": "velib_predictor.models.coldstart.trainer:ColdStart",
     "champion": "velib_predictor.models.champion.ensemble:Champion",
 }
 """Where each model's class is; imported when it is asked for."""

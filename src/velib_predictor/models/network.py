@@ -8,8 +8,9 @@ import os
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -68,6 +69,9 @@ class Lesson:
 class NetworkModel(Forecaster):
     """See the module. Rows are (origin, station, horizon), of all targets at once."""
 
+    tools: ClassVar[str] = "velib_predictor.models.fitting"
+    """The module that imports all that it is fitted with."""
+
     def __init__(self, spec: ForecastSpec, settings: ModelSettings | None = None) -> None:
         super().__init__(spec, settings)
         check_divides_a_day(self.name, spec)
@@ -83,10 +87,11 @@ class NetworkModel(Forecaster):
         # Said before torch is loaded: waiting threads sleep (see `linear`), else XGBoost, fitted later, is much slower.
         os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         try:
-            import velib_predictor.models.fitting  # noqa: F401 - all that it needs, without naming it
+            import_module(self.tools)
         except ImportError as error:
+            missing = (error.name or "").partition(".")[0]
             raise UsageError(
-                f"training {self.name} needs torch and Lightning, and {error.name} is not installed: `make setup-deep` "
+                f"training {self.name} needs torch and Lightning, and {missing} is not installed: `make setup-deep` "
                 "or `pip install 'velib-predictor[deep]'`; a trained one is served without them"
             ) from None
 
@@ -191,7 +196,7 @@ class NetworkModel(Forecaster):
         rows = self._rows(self._chosen(raw), station, (slot, day), np.tile(np.arange(horizons), count))
         given = self._given(rows, seen, sights[0].size)
         parameters = [network(given).reshape(count, horizons, len(self.spec.targets), -1) for network in self._networks]
-        return self.block(seen, _pmf(parameters, self.head, now, k), k, known)
+        return self.block(seen, distributions(parameters, self.head, now, k), k, known)
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -246,7 +251,7 @@ def _typical(change: npt.NDArray[np.floating]) -> Floats:
     return np.array([max(float(column.std()), 0.05) if len(column) else 1.0 for column in columns], dtype=np.float32)
 
 
-def _pmf(
+def distributions(
     parameters: Sequence[Floats], kind: str, now: npt.NDArray[np.int64], k: npt.NDArray[np.int16]
 ) -> npt.NDArray[np.float32]:
     """Distributions, float32[station, horizon, target, count]: the mean of those of several networks.

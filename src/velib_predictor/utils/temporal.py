@@ -108,7 +108,7 @@ def next_local(now: datetime, at: time, zone: ZoneInfo) -> datetime:
         day += timedelta(days=1)
 
 
-def next_aligned(now: datetime, every: timedelta, lead: timedelta) -> datetime:
+def next_aligned(now: datetime, every: timedelta, lead: timedelta = timedelta(0)) -> datetime:
     """The next instant after `now` that lies `lead` before a multiple of `every` since the epoch."""
     shifted = now - EPOCH + lead
     return EPOCH + (shifted // every + 1) * every - lead

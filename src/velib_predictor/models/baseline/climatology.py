@@ -33,8 +33,8 @@ class Climatology(Forecaster):
 
     An hour is drawn towards all hours of that kind of day at the station, these towards all its days, and these
     towards the occupancy of stations of similar capacity. So there is a forecast for new stations, too, and for those
-    that are silent now; there is none only for a target that the system never published, and for a station of which
-    not even the size is known.
+    that are silent now; there is none only for a target that the system never published, or that a station never did
+    which published others, and for a station of which not even the size is known.
     """
 
     name = "climatology"
@@ -47,6 +47,8 @@ class Climatology(Forecaster):
         self.by_kind: Floats = np.zeros((0, DAY_TYPES, 1, 1), dtype=np.float32)
         # P(share of K) in each group of stations, [target, group, point]; 0 for a target that was never seen.
         self.occupancy: Floats = np.zeros((0, 1, GRID), dtype=np.float32)
+        # Whether the station tells it, as far as anything was seen of it, [target, station]; new ones may.
+        self.published: npt.NDArray[np.bool_] = np.ones((0, 1), dtype=bool)
         # The least K of each group but the first, ascending, [group - 1].
         self.least: Integers = np.zeros(0, dtype=np.int16)
 
@@ -59,6 +61,9 @@ class Climatology(Forecaster):
         self._take(counts.astype(np.min_scalar_type(counts.max())))
         k = np.maximum.reduce([self.largest, train.capacity.max(axis=0), np.ones_like(self.largest)])
         self.least = np.unique(np.quantile(k, np.arange(1, GROUPS) / GROUPS, method="higher"))
+        told: npt.NDArray[np.bool_] = np.asarray(train.observed.any(axis=0))  # [station, channel]
+        told |= ~told.any(axis=1, keepdims=True)
+        self.published = np.pad(told[:, self.spec.channels], [(0, 1), (0, 0)], constant_values=True).T
         self.occupancy = _occupancy(self.by_kind[:, :, :-1].sum(axis=1), k, self.least)
         return int(counts.sum()), {"rows": "tick x station x target", "groups": len(self.least) + 1}
 
@@ -84,7 +89,8 @@ class Climatology(Forecaster):
             # [target, station, count] -> [station, target, count]
             pmf[:, horizon] = algebra.censor(shares.swapaxes(0, 1), most)[..., :size]
         sized = (seen.capacity[-1] > 0) | (seen.counts[-1] > 0).any(axis=1) | np.append(self.largest > 0, False)[places]
-        return self.block(seen, pmf, k, sized[:, None] & self.occupancy.any(axis=(1, 2)))
+        published = self.published[:, places].T & self.occupancy.any(axis=(1, 2))  # [station, target]
+        return self.block(seen, pmf, k, sized[:, None] & published)
 
     def _similar(self, k: Integers, width: int) -> Floats:
         """What is usual at stations of about that size, float32[target, station, count]."""
@@ -96,11 +102,15 @@ class Climatology(Forecaster):
         return similar
 
     def _state(self, folder: Path) -> Arrays:  # noqa: ARG002
-        return {"counts": self.counts, "occupancy": self.occupancy, "least": self.least}
+        return {
+            "counts": self.counts, "occupancy": self.occupancy, "least": self.least, "published": self.published,
+        }  # fmt: skip
 
     def _restore(self, arrays: Arrays, folder: Path) -> None:  # noqa: ARG002
         self._take(arrays["counts"])
         self.occupancy, self.least = arrays["occupancy"], arrays["least"]
+        # Those of version 0.1 did not know it, and speak of all.
+        self.published = arrays.get("published", np.ones((len(self.counts), self.counts.shape[3]), dtype=bool))
 
 
 def rescaling(size: int, other: int) -> Floats:

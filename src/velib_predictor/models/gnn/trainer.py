@@ -1,7 +1,7 @@
 """The GNN as a forecaster: an example an origin with all stations, some of them with a horizon each in training."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +27,7 @@ class Gnn(NetworkModel):
     """Networks that pass the last hours of stations along graphs, beside all that STID is told."""
 
     name = "gnn"
+    tools: ClassVar[str] = "velib_predictor.models.gnn.fitting"
 
     def __init__(self, spec: ForecastSpec, settings: ModelSettings | None = None) -> None:
         super().__init__(spec, settings)

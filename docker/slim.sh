@@ -1,0 +1,30 @@
+#!/bin/sh
+# Takes out of an environment what a running collector or API never loads: tests, headers, debug symbols, and parts of
+# libraries for services that this program does not speak to. `docker/check.py` imports and uses what must be left.
+set -eu
+site="$1" # the environment's site-packages
+
+rm -rf "$site"/pip "$site"/pip-*.dist-info "$site"/setuptools "$site"/setuptools-*.dist-info "$site"/pkg_resources \
+    "$site"/_distutils_hack "$site"/distutils-precedence.pth
+find "$site" -type d \( -name tests -o -name test -o -name __pycache__ -o -name include \) -prune -exec rm -rf {} +
+find "$site" -type f \( -name '*.pyi' -o -name '*.pyx' -o -name '*.pxd' -o -name '*.h' -o -name '*.hpp' -o -name '*.a' \) -delete
+
+# Arrow's RPC and S3; a library that lies there under three names
+(
+    cd "$site/pyarrow"
+    rm -f libarrow_flight* libarrow_s3* _flight.* _s3fs.* flight.py
+    for whole in libarrow_python*.so.*.*.*; do
+        for name in "${whole%%.so*}".so "${whole%.*.*}"; do ln -sf "$whole" "$name"; done
+    done
+)
+# ONNX Runtime's tools for making networks; its C library is in the Python module once more
+rm -rf "$site"/onnxruntime/transformers "$site"/onnxruntime/tools "$site"/onnxruntime/quantization \
+    "$site"/onnxruntime/datasets "$site"/onnxruntime/capi/libonnxruntime.so*
+# XGBoost needs scipy's sparse matrices alone
+(
+    cd "$site/scipy"
+    rm -rf cluster datasets differentiate fft fftpack integrate interpolate io linalg misc ndimage odr optimize \
+        signal spatial stats
+)
+# Debug symbols. What lies in *.libs was moved about by those who packed it, and does not survive this.
+find "$site" -type d -name '*.libs' -prune -o -type f \( -name '*.so' -o -name '*.so.*' \) -exec strip --strip-unneeded {} +

@@ -1,0 +1,1 @@
+"""Cold start: a network that knows no station by name and forecasts cities that it has never seen."""
