@@ -16,7 +16,7 @@ LINTED := $(LINTERS)/.installed
 AS_ME = --user "$$(id -u):$$(id -g)"
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-deep demo run test test-all lint lint-deploy format types collect train bench lock clean \
+.PHONY: help setup setup-deep demo run test test-all notebooks lint lint-deploy format types collect train bench lock clean \
 	backup restore docker-build docker-dev docker-prod docker-secrets docker-shell docker-backup docker-restore
 
 help: ## Show this list
@@ -42,6 +42,10 @@ test: $(INSTALLED) ## Run the tests (minutes); PostgreSQL is started for them wh
 
 test-all: $(INSTALLED) ## Run the tests, the slow ones too
 	$(BIN)/python -m pytest -n $(JOBS) $(ARGS)
+
+notebooks: $(INSTALLED) ## Run the notebooks from top to bottom (minutes; two of them need make setup-deep)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check nbmake ipykernel
+	$(BIN)/python -m pytest --nbmake -n0 --nbmake-timeout=600 --timeout=900 -W default notebooks $(ARGS)
 
 lint: $(INSTALLED) ## Check style and imports
 	$(BIN)/ruff check .

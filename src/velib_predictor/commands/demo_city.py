@@ -12,12 +12,11 @@ from typing import Any
 
 from velib_predictor import __version__
 from velib_predictor.commands.output import migrate, progress_bar
+from velib_predictor.commands.sandbox import LICENCE, POLLED_EVERY, import_city
 from velib_predictor.config.config import Settings, SystemSettings
 from velib_predictor.config.outside import WeatherSettings
 from velib_predictor.data.clock import SystemClock
 from velib_predictor.data.database import Database, head_revision
-from velib_predictor.data.importer import import_history
-from velib_predictor.data.weather_store import import_weather
 from velib_predictor.jobs.retrain import retrain
 from velib_predictor.simulation import checkpoint
 from velib_predictor.simulation.city import SYSTEM_ID, City, CityConfig
@@ -26,11 +25,7 @@ from velib_predictor.simulation.history import write_history
 from velib_predictor.simulation.simulation import Simulation
 from velib_predictor.utils.temporal import EPOCH, format_time, parse_time
 
-_EVERY = timedelta(minutes=5)
-"""Between the polls of the history."""
 _QUARTER = timedelta(minutes=15)
-_FILES = ("stations", "status", "polls", "weather")
-LICENCE = "made up: free for any use"
 ATTRIBUTION = "a synthetic city, no real place"
 
 
@@ -119,18 +114,13 @@ class DemoCity:
     def _simulate(self, end: datetime) -> None:
         start = end - timedelta(weeks=self._weeks) // _QUARTER * _QUARTER
         with progress_bar() as tell:
-            simulation = write_history(self._city, start, end, _EVERY, self._folder / "history", tell)
+            simulation = write_history(self._city, start, end, POLLED_EVERY, self._folder / "history", tell)
         checkpoint.save(simulation, self._folder / "city.npz")
 
     def _import(self, _end: datetime) -> None:
-        files = {name: self._folder / "history" / f"{name}.parquet" for name in _FILES}
         with closing(Database(f"sqlite:///{self._folder / 'history.db'}")) as database, progress_bar() as tell:
             migrate(self._settings, database)
-            import_history(
-                database, SYSTEM_ID, files["stations"], [files["status"]], files["polls"],
-                timezone=self._city.config.timezone, licence=LICENCE, progress=tell or _silent,
-            )  # fmt: skip
-            import_weather(database, SYSTEM_ID, files["weather"])
+            import_city(database, self._city, self._folder / "history", tell)
 
     def _train(self, end: datetime) -> None:
         with closing(Database(f"sqlite:///{self._folder / 'history.db'}")) as database, progress_bar() as tell:
@@ -157,7 +147,3 @@ class DemoCity:
         )  # fmt: skip
         weather = WeatherSettings(url=weather_url)
         return settings.model_copy(update={"systems": {SYSTEM_ID: system}, "weather": weather})
-
-
-def _silent(_phase: str, _done: int, _total: int) -> None:
-    """Nobody watches."""

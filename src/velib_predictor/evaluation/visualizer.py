@@ -52,6 +52,14 @@ def _write_figures(sections: list[Section], folder: Path) -> None:
             (folder / f"{number:02}_{place}_{name}.svg").write_text(svg, encoding="utf-8", errors="xmlcharrefreplace")
 
 
+def alone(svg: str) -> str:
+    """A figure as a document of its own, in the colours for light screens on white: what a notebook shows."""
+    head, _, body = svg.removeprefix("<svg").partition(">")
+    colours = dict(re.findall(r"--(\w+):(#\w+)", CSS.partition("@media")[0]))
+    named = f'<svg {_NAMESPACES} style="background:#fff;max-width:640px" {head}>{body}'
+    return re.sub(r"var\(--(\w+)\)", lambda colour: colours[colour[1]], named)
+
+
 def _finite(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _finite(entry) for key, entry in value.items()}
