@@ -62,7 +62,7 @@ def test_what_is_right_stays_nearly_as_it_is() -> None:
 
 
 def test_a_day_is_believed_less_than_many() -> None:
-    centre, truth = drawn(5.0, 0.0, 4_000, seed=4)
+    centre, truth = drawn(3.2, 0.0, 4_000, seed=4)
     rows = told(pmf_of(2.5, centre), truth)
     one, many = (Calibration.fit(*rows, days=days).curve[0, 0] for days in (1, 30))
     assert 0 < abs(one - [0, 1, 1]).max() < abs(many - [0, 1, 1]).max()
