@@ -127,9 +127,9 @@ docker-restore: ## Restore it: make docker-restore BACKUP_FILE=backups/velib_202
 		velib db restore "/restore/$(notdir $(BACKUP_FILE))" $(if $(YES),--yes) $(ARGS); code=$$?; \
 		$(COMPOSE) start collector api; exit $$code
 
-bench: $(INSTALLED) ## Run the benchmarks, one after the other
-	@for file in benchmarks/[a-z]*.py; do \
-		[ -e "$$file" ] || continue; echo "== $$file"; $(BIN)/python "$$file" $(ARGS) || exit 1; done
+bench: $(INSTALLED) ## Run the benchmarks that need no data, one after the other (long)
+	@for file in $(filter-out benchmarks/bench_freeze.py,$(wildcard benchmarks/bench_*.py)); do \
+		echo "== $$file"; $(BIN)/python "$$file" $(ARGS) || exit 1; done
 
 lock: $(INSTALLED) ## Pin the newest dependencies that pyproject.toml allows
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
