@@ -154,6 +154,7 @@ def test_settings_that_compose_hands_over_are_settings(
     for name, value in given.items():
         monkeypatch.setenv(name, re.sub(r"\$\{\w+(?::-(.*?)|:\?.*?)?\}", r"\1", value))
     monkeypatch.delenv("DB_PASSWORD")
+    monkeypatch.delenv("VELIB_WEATHER__URL")  # conftest's: no weather in tests
     assert load_settings() == Settings()
 
 
