@@ -50,6 +50,7 @@ clean() {
     exit "$code"
 }
 trap clean EXIT
+trap 'exit 143' INT TERM
 
 if [ ! -e secrets/db_password ]; then
     made_secret=yes

@@ -9,10 +9,11 @@ rm -rf "$site"/pip "$site"/pip-*.dist-info "$site"/setuptools "$site"/setuptools
 find "$site" -type d \( -name tests -o -name test -o -name __pycache__ -o -name include \) -prune -exec rm -rf {} +
 find "$site" -type f \( -name '*.pyi' -o -name '*.pyx' -o -name '*.pxd' -o -name '*.h' -o -name '*.hpp' -o -name '*.a' \) -delete
 
-# Arrow's RPC and S3; a library that lies there under three names
+# Arrow's RPC, S3, ORC and encryption; sources; a library that lies there under three names
 (
     cd "$site/pyarrow"
-    rm -f libarrow_flight* libarrow_s3* _flight.* _s3fs.* flight.py
+    rm -rf libarrow_flight* libarrow_s3* _flight.* _s3fs.* _orc.* *_encryption.* \
+        flight.py orc.py src includes
     for whole in libarrow_python*.so.*.*.*; do
         for name in "${whole%%.so*}".so "${whole%.*.*}"; do ln -sf "$whole" "$name"; done
     done
@@ -20,11 +21,14 @@ find "$site" -type f \( -name '*.pyi' -o -name '*.pyx' -o -name '*.pxd' -o -name
 # ONNX Runtime's tools for making networks; its C library is in the Python module once more
 rm -rf "$site"/onnxruntime/transformers "$site"/onnxruntime/tools "$site"/onnxruntime/quantization \
     "$site"/onnxruntime/datasets "$site"/onnxruntime/capi/libonnxruntime.so*
-# XGBoost needs scipy's sparse matrices alone
+# XGBoost needs scipy's sparse matrices and softmax alone (the champion, whose calibration asks for more, is fitted in the
+# training image, as its networks are)
 (
     cd "$site/scipy"
     rm -rf cluster datasets differentiate fft fftpack integrate interpolate io linalg misc ndimage odr optimize \
-        signal spatial stats
+        signal spatial stats sparse/linalg sparse/csgraph special/cython_special.*
 )
+# The binding for other Pythons than CPython
+rm -f "$site"/zstandard/_cffi.* "$site"/zstandard/backend_cffi.py
 # Debug symbols. What lies in *.libs was moved about by those who packed it, and does not survive this.
 find "$site" -type d -name '*.libs' -prune -o -type f \( -name '*.so' -o -name '*.so.*' \) -exec strip --strip-unneeded {} +

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import tempfile
 import uuid
 import warnings
@@ -24,6 +25,11 @@ GIVEN_SERVER = os.environ.get("VELIB_TEST_POSTGRES")
 # No deadline: a busy machine is no defect. In continuous integration the same examples every time.
 settings.register_profile("velib", deadline=None, database=None, derandomize="CI" in os.environ)
 settings.load_profile("velib")
+
+# A shell that runs the suite in the background ignores Ctrl-C for all that it starts; tests that interrupt programs would
+# wait for ever.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from psycopg.conninfo import conninfo_to_dict
 from sqlalchemy import make_url, text
 
 from tests.test_data.stored import client_for, everything, fill, in_front_of
@@ -17,7 +18,7 @@ from velib_predictor.data.backup import Backup, BackupError, make_backup, prune_
 from velib_predictor.data.database import Database, DatabaseError
 from velib_predictor.data.dump_text import read_dump
 from velib_predictor.data.lock import AlreadyRunningError, database_lock
-from velib_predictor.data.pg_client import ClientError, find_client
+from velib_predictor.data.pg_client import Client, ClientError, find_client
 from velib_predictor.data.restore import restore_backup
 from velib_predictor.utils.errors import UsageError
 
@@ -401,6 +402,15 @@ def test_a_dump_with_timescaledb_needs_it(postgres: Database, on_postgres: Backu
 
 
 # -- programs of the right version ---------------------------------------------------------------------------
+
+
+def test_the_programs_are_told_no_password_but_by_the_environment(tmp_path: Path) -> None:
+    """As libpq itself reads the address: a stand-in such as `***` would be tried as the password, and refused."""
+    url = make_url("postgresql+psycopg://me:p%40ss@db.example:6543/velib?sslmode=disable")
+    client = Client(tmp_path, url)
+    told = {"user": "me", "host": "db.example", "port": "6543", "dbname": "velib", "sslmode": "disable"}
+    assert conninfo_to_dict(client._target) == told
+    assert client._environment["PGPASSWORD"] == "p@ss"
 
 
 def test_the_programs_must_fit_the_server(on_postgres: BackupSettings, tmp_path: Path) -> None:

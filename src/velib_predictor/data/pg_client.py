@@ -72,7 +72,10 @@ class Client:
 
     def __init__(self, folder: Path, url: URL) -> None:
         self._folder = folder
-        self._target = url.set(drivername="postgresql", password=None).render_as_string()
+        # Made anew: `url.set(password=None)` would keep the password, rendered as asterisks, which then is tried.
+        self._target = URL.create(
+            "postgresql", url.username, None, url.host, url.port, url.database, url.query
+        ).render_as_string()
         self._environment = {**os.environ, "PGCONNECT_TIMEOUT": "10"}
         if url.password:
             self._environment["PGPASSWORD"] = str(url.password)

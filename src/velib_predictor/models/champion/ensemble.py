@@ -1,6 +1,7 @@
 """The champion: members that err differently, mixed with weights that were best on days they had not seen."""
 
 import json
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from velib_predictor.models.base import Arrays, Forecaster, HistoryError, foreca
 from velib_predictor.models.champion.calibration import Calibration
 from velib_predictor.models.champion.gate import BLOCKS, block_of, gate
 from velib_predictor.models.champion.judge import HeldOut, ask
+from velib_predictor.utils.errors import UsageError
 from velib_predictor.utils.temporal import from_micros
 
 Floats = npt.NDArray[np.float32]
@@ -44,9 +46,16 @@ class Champion(Forecaster):
         return [forecaster(name)(self.spec, self.settings) for name in self.members]
 
     def check_tools(self) -> None:
-        """See `Forecaster`: those of all members, before the first is fitted."""
+        """See `Forecaster`: those of all members and the calibration's own, before the first member is fitted."""
         for member in self.made:
             member.check_tools()
+        try:
+            import_module("scipy.optimize")
+        except ImportError:
+            raise UsageError(
+                "training champion needs scipy.optimize, which is not installed here (the collector's image carries "
+                "a part of scipy): train it with the image `training`; a trained one is served without it"
+            ) from None
 
     # -- fitting ---------------------------------------------------------------------------------------------
 
