@@ -26,8 +26,8 @@ GIVEN_SERVER = os.environ.get("VELIB_TEST_POSTGRES")
 settings.register_profile("velib", deadline=None, database=None, derandomize="CI" in os.environ)
 settings.load_profile("velib")
 
-# A shell that runs the suite in the background ignores Ctrl-C for all that it starts; tests that interrupt programs would
-# wait for ever.
+# A shell that runs the suite in the background ignores Ctrl-C for all that it starts: what tests interrupt would go on
+# for ever.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
