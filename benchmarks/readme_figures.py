@@ -1,7 +1,7 @@
 """The two figures of the README: `python benchmarks/readme_figures.py`, from the repository's root.
 
-The first draws the README's own table of results as skill against persistence. The second is one station of the synthetic
-city: what was forecast at one moment, and what came.
+The first draws the README's own table of results as skill against persistence. The second is one station of the
+synthetic city: what was forecast at one moment, and what came.
 """
 
 import re
@@ -43,7 +43,7 @@ def skill(plt: object) -> None:
         axis.minorticks_off()
         axis.grid(alpha=0.3)
     axes[0].set_ylabel("skill in RPS against 'same as now'")
-    axes[-1].legend(fontsize=8, loc="lower right")
+    axes[-1].legend(fontsize=8, loc="upper left")
     figure.savefig(FOLDER / "skill.png", dpi=110, metadata={"Software": None})
 
 
