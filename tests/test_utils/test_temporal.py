@@ -5,7 +5,7 @@ from itertools import pairwise
 from zoneinfo import ZoneInfo
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from velib_predictor.utils.errors import ExitCode, UsageError
@@ -220,11 +220,12 @@ def test_the_next_poll_lies_a_lead_before_the_tick(now: str, every: str, lead: s
 
 
 @given(instants, st.timedeltas(timedelta(seconds=1), timedelta(days=1)), st.floats(0, 1))
+@example(datetime(2000, 10, 29, 1, tzinfo=ZoneInfo("America/Chicago"), fold=1), timedelta(seconds=1), 0.0)
 def test_the_next_aligned_instant_is_the_first_one_after_now(now: datetime, every: timedelta, share: float) -> None:
     lead = every * share
     result = next_aligned(now, every, lead)
     assert (result + lead - EPOCH) % every == timedelta(0)
-    assert now < result <= now + every
+    assert now < result <= now.astimezone(UTC) + every  # a sum in a local zone is of clocks, not of time
     assert result.tzinfo is UTC
 
 
