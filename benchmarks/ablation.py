@@ -25,7 +25,7 @@ from unittest import mock
 import numpy as np
 import numpy.typing as npt
 
-from protocols import SETTINGS
+from protocols import SETTINGS, imported
 from velib_predictor.config.models import LstmSettings, ModelSettings, NetworkSettings
 from velib_predictor.data.calendar import local_time
 from velib_predictor.data.database import Database
@@ -33,7 +33,7 @@ from velib_predictor.data.feature_engineering import FeatureBuilder
 from velib_predictor.data.importer import import_history
 from velib_predictor.data.known_weather import VARIABLES, Floats, KnownWeather
 from velib_predictor.data.outside import EVENT, SCHOOL, WEATHER, Mask, Outside
-from velib_predictor.data.panel import BIKES, Panel, Stations
+from velib_predictor.data.panel import BIKES, Panel
 from velib_predictor.data.weather_store import import_weather
 from velib_predictor.forecast.forecast import ForecastSpec
 from velib_predictor.models.base import Forecaster, forecaster
@@ -185,33 +185,8 @@ def city(stations: int, weeks: int, seed: int) -> Panel:
 
 def v60(data: Path, stations: int) -> Panel:
     """The training window of V60, of every so many-th station."""
-    setting = SETTINGS["V60"]
-    protocol = setting.protocol(_CHANNEL)
-    with tempfile.TemporaryDirectory() as folder:
-        database = Database(f"sqlite:///{folder}/velib.db")
-        database.upgrade()
-        source = data / setting.folder
-        import_history(
-            database, setting.system, source / "stations.parquet", [source / "status.parquet"],
-            timezone=setting.timezone,
-        )  # fmt: skip
-        panel = Panel.load(
-            database, setting.system, protocol.train_from, protocol.train_until, step=protocol.spec.step,
-            tolerance=protocol.tolerance,
-        )  # fmt: skip
-        database.close()
-    every = max(len(panel.stations) // stations, 1)
-    places = np.arange(0, len(panel.stations), every)
-    table = panel.stations
-    kept = Stations(
-        tuple(table.id[place] for place in places),
-        tuple(table.code[place] for place in places),
-        tuple(table.name[place] for place in places),
-        table.lat[places],
-        table.lon[places],
-    )
-    cells = {name: getattr(panel, name)[:, places] for name in ("counts", "observed", "trusted", "open", "capacity")}
-    return replace(panel, stations=kept, **cells)
+    panel, _ = imported(data, SETTINGS["V60"], _CHANNEL, training_alone=True)
+    return panel.take(np.arange(0, len(panel.stations), max(len(panel.stations) // stations, 1)))
 
 
 def main() -> None:

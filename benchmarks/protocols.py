@@ -98,8 +98,8 @@ def bordeaux(data: Path, targets: str) -> tuple[Panel, Protocol]:
     return panel, Protocol(spec, first, cut, cut, last, timedelta(hours=1))
 
 
-def imported(data: Path, setting: Setting, targets: str) -> tuple[Panel, Protocol]:
-    """A data set's panel, by way of a database."""
+def imported(data: Path, setting: Setting, targets: str, *, training_alone: bool = False) -> tuple[Panel, Protocol]:
+    """A data set's panel, by way of a database; of the training window alone, if that is wanted."""
     protocol = setting.protocol(targets)
     with tempfile.TemporaryDirectory() as folder:
         database = Database(f"sqlite:///{folder}/velib.db")
@@ -111,6 +111,8 @@ def imported(data: Path, setting: Setting, targets: str) -> tuple[Panel, Protoco
         )  # fmt: skip
         panel = load(database, setting.system, protocol)
         database.close()
+    if training_alone:
+        panel = panel.between(0, panel.before(protocol.train_until))
     return panel, protocol
 
 

@@ -9,6 +9,7 @@ import pytest
 from tests.command_line import Result, Velib, runner
 from tests.test_inference.made import some_issue
 from tests.test_inference.test_predictor import SILENT, START, make_town
+from tests.test_inference.test_predictor import town_file as stored_town
 from velib_predictor.data.database import Database
 from velib_predictor.data.stations import ensure_system
 from velib_predictor.inference.issues import Issues
@@ -23,12 +24,7 @@ AT_NOON = ("--now", format_time(NOW))
 @pytest.fixture(scope="module")
 def town(sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Nine days of a town in `velib.db`."""
-    file = tmp_path_factory.mktemp("town") / "velib.db"
-    shutil.copy(sqlite_template, file)
-    database = Database(f"sqlite:///{file}")
-    make_town().store(database)
-    database.close()
-    return file
+    return stored_town(make_town(), sqlite_template, tmp_path_factory.mktemp("town"))
 
 
 @pytest.fixture

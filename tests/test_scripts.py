@@ -19,6 +19,7 @@ from tests.conftest import REPOSITORY
 from tests.processes import Velib as Process
 from tests.test_data.polls import stored_ledger
 from tests.test_inference.test_predictor import START, make_town
+from tests.test_inference.test_predictor import town_file as stored_town
 from velib_predictor.data.database import Database
 from velib_predictor.utils.temporal import format_time
 
@@ -56,12 +57,7 @@ def run(name: str, variables: dict[str, str], *arguments: str) -> subprocess.Com
 @pytest.fixture(scope="module")
 def town_file(sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Nine days of a town."""
-    file = tmp_path_factory.mktemp("town") / "velib.db"
-    shutil.copy(sqlite_template, file)
-    database = Database(f"sqlite:///{file}")
-    make_town().store(database)
-    database.close()
-    return file
+    return stored_town(make_town(), sqlite_template, tmp_path_factory.mktemp("town"))
 
 
 @pytest.fixture

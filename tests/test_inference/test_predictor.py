@@ -73,6 +73,16 @@ class Town:
             )
 
 
+def town_file(town: Town, template: Path, folder: Path) -> Path:
+    """The town in `velib.db` of a folder, from an empty database that was upgraded."""
+    file = folder / "velib.db"
+    shutil.copy(template, file)
+    database = Database(f"sqlite:///{file}")
+    town.store(database)
+    database.close()
+    return file
+
+
 def make_town() -> Town:
     """Nine stations polled every five minutes: a row where a value changes, and every hour a checkpoint.
 

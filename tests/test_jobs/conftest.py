@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.test_inference.test_predictor import START, Town, make_town
+from tests.test_inference.test_predictor import town_file as stored_town
 from velib_predictor.config.config import ForecastSettings, Settings
 from velib_predictor.data.database import Database
 from velib_predictor.data.panel import Panel
@@ -37,12 +38,7 @@ def restless_town() -> Town:
 
 @pytest.fixture(scope="session")
 def town_file(sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    file = tmp_path_factory.mktemp("town") / "velib.db"
-    shutil.copy(sqlite_template, file)
-    database = Database(f"sqlite:///{file}")
-    restless_town().store(database)
-    database.close()
-    return file
+    return stored_town(restless_town(), sqlite_template, tmp_path_factory.mktemp("town"))
 
 
 @pytest.fixture

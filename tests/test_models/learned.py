@@ -14,12 +14,12 @@ LEARNED = ("stid", "lstm", "gnn", "champion")
 """Models that are fitted with torch; served without it."""
 
 
-def need_torch() -> None:
-    """Skip the test where networks cannot be trained."""
+def need_torch(*, graph: bool = False) -> None:
+    """Skip the test where networks cannot be trained; `graph`: those of a graph."""
     for module in ("torch", "lightning", "onnx", "onnxscript"):
         pytest.importorskip(module, reason=f"{module} is not installed (`make setup-deep`): no network is trained here")
-    if find_spec("torch_geometric") is None:  # not imported here: that takes seconds, and only one model needs it
-        pytest.skip("torch_geometric is not installed (`make setup-deep`): no network is trained here")
+    if graph and find_spec("torch_geometric") is None:  # not imported: that takes seconds
+        pytest.skip("torch_geometric is not installed (`make setup-deep`): no graph network is trained here")
 
 
 def hide_torch(patch: pytest.MonkeyPatch) -> None:

@@ -70,7 +70,7 @@ def city() -> Panel:
 @pytest.fixture(scope="module", params=MODELS)
 def case(request: pytest.FixtureRequest, city: Panel) -> Case:
     if request.param in LEARNED:
-        need_torch()
+        need_torch(graph=request.param == "gnn")
     model = forecaster(request.param)(SPEC)
     model.fit(city, UNTIL)
     return Case(model, city)

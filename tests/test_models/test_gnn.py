@@ -25,7 +25,7 @@ from velib_predictor.models.gnn.trainer import Gnn
 from velib_predictor.models.network import Given
 from velib_predictor.utils.errors import UsageError
 
-need_torch()
+need_torch(graph=True)
 
 import torch  # noqa: E402
 

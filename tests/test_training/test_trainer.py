@@ -5,6 +5,7 @@ import math
 import os
 import random
 import tempfile
+import time
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
@@ -252,3 +253,14 @@ def test_a_digest_tells_bytes_shapes_and_words_apart() -> None:
     names = {digest([one]), digest([one.reshape(2, 3)]), digest([one + 1]), digest([one], "other"), digest([one, one])}
     assert len(names) == 5
     assert digest([one.clone()]) == digest([one])
+
+
+def test_what_a_killed_training_left_goes_after_a_week(tmp_path: Path) -> None:
+    fitting = pytest.importorskip("velib_predictor.models.fitting")
+    for name, days in (("old", 8), ("new", 6)):
+        (tmp_path / name / "0").mkdir(parents=True)
+        then = time.time() - days * 86_400
+        os.utime(tmp_path / name, (then, then))
+    fitting.forget_old(tmp_path)
+    assert [folder.name for folder in tmp_path.iterdir()] == ["new"]
+    fitting.forget_old(tmp_path / "none")

@@ -236,7 +236,7 @@ class FeatureBuilder:
 
     def _present(self, sight: Sight, tick: Indices, station: Indices) -> Floats:
         """What is known at the origin, float32[row, feature]."""
-        now = [_values(sight.panel, channel, tick, station) for channel in range(len(CHANNELS))]
+        now = [values_at(sight.panel, channel, tick, station) for channel in range(len(CHANNELS))]
         value, size = now[self.channel], sight.size[station]
         near = sight.neighbours[station]  # [row, neighbour]
         with np.errstate(invalid="ignore"):
@@ -255,9 +255,9 @@ class FeatureBuilder:
                 value - hour_ago - usual_hour,
                 network,
                 network - network_usual,
-                _mean(near_now / sight.size[near], near >= 0),
-                _mean(near_now - near_before, near >= 0),
-                _mean(near_now - near_before - near_usual, near >= 0),
+                mean_of_known(near_now / sight.size[near], near >= 0),
+                mean_of_known(near_now - near_before, near >= 0),
+                mean_of_known(near_now - near_before - near_usual, near >= 0),
                 sight.local.minute[local], sight.local.weekday[local], sight.local.day_type[local],
                 *(attribute[station] for attribute in sight.place),
             ]  # fmt: skip
@@ -280,23 +280,23 @@ class FeatureBuilder:
                 self._usual(sight.change, sight, target, tick, station),
                 self._usual(sight.activity, sight, target, tick, station),
                 sight.level[local, station] - value,
-                _mean(near_usual, near >= 0),
+                mean_of_known(near_usual, near >= 0),
                 *lagged,
                 sight.local.minute[local], sight.local.day_type[local],
             ]  # fmt: skip
             return np.stack([np.asarray(column, dtype=np.float32) for column in columns], axis=1)
 
     def _value(self, sight: Sight, tick: Indices, station: Indices) -> Floats:
-        return _values(sight.panel, self.channel, tick, station)
+        return values_at(sight.panel, self.channel, tick, station)
 
     def _near(self, sight: Sight, tick: Indices, near: Indices) -> Floats:
-        return _values(sight.panel, self.channel, tick[:, None], near)
+        return values_at(sight.panel, self.channel, tick[:, None], near)
 
     def _moves(self, sight: Sight, tick: Indices, station: Indices, ticks: int) -> Floats:
         """Moves a tick that were seen in the last `ticks`, float32[row]."""
         back = tick[:, None] - np.arange(ticks, -1, -1)
-        moves = np.abs(np.diff(_values(sight.panel, self.channel, back, station[:, None]), axis=1))
-        return _mean(moves, ~np.isnan(moves))
+        moves = np.abs(np.diff(values_at(sight.panel, self.channel, back, station[:, None]), axis=1))
+        return mean_of_known(moves, ~np.isnan(moves))
 
     def _network(self, sight: Sight, tick: Indices) -> tuple[Floats, Floats]:
         """Mean change of all stations in the last hour, and the usual one, float32[row] each."""
@@ -308,7 +308,7 @@ class FeatureBuilder:
             change = self._value(sight, here, stations) - self._value(sight, before, stations)
             known = ~np.isnan(change)
             usual = self._usual(sight.change, sight, here, before, stations)
-            found.append(np.stack([_mean(change, known), _mean(usual, known)], axis=1))
+            found.append(np.stack([mean_of_known(change, known), mean_of_known(usual, known)], axis=1))
         both = np.concatenate(found)[which]
         return both[:, 0], both[:, 1]
 
@@ -328,7 +328,7 @@ def _same_places(one: Stations, other: Stations) -> bool:
     return same and one.id == other.id
 
 
-def _values(panel: Panel, channel: int, tick: Indices, station: Indices) -> Floats:
+def values_at(panel: Panel, channel: int, tick: Indices, station: Indices) -> Floats:
     """Counts at (tick, station), NaN where not observed, before the panel or where there is no station (-1)."""
     tick, station = np.broadcast_arrays(tick, station)
     value = panel.counts[np.maximum(tick, 0), station, channel].astype(np.float32)
@@ -336,7 +336,7 @@ def _values(panel: Panel, channel: int, tick: Indices, station: Indices) -> Floa
     return np.where(there, value, np.float32(np.nan))
 
 
-def _mean(values: Floats, use: npt.NDArray[np.bool_]) -> Floats:
+def mean_of_known(values: Floats, use: npt.NDArray[np.bool_]) -> Floats:
     """Mean along the last axis of what is used and known; NaN where that is nothing."""
     known = use & ~np.isnan(values)
     count = known.sum(axis=-1)

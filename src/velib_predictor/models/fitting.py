@@ -1,6 +1,7 @@
 """What learned models share where torch is: networks fitted by likelihood, judged by RPS, written as one file."""
 
 import shutil
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +19,7 @@ from velib_predictor.models.stid.dataset import Outcomes
 from velib_predictor.training.trainer import Batch, Budget, digest, fit_network
 
 Indices = npt.NDArray[np.int64]
+_KEPT_S = 7 * 86_400
 
 
 class Fitting(ABC):
@@ -41,6 +43,7 @@ class Fitting(ABC):
         self.kept: Path | None = None
         if training.checkpoints:
             said = (type(self).__module__, settings.model_dump_json(), training.seed)
+            forget_old(training.checkpoints)
             self.kept = training.checkpoints / digest([*self.told, *self.came], *said)
 
     @abstractmethod
@@ -96,6 +99,13 @@ class Fitting(ABC):
     def by_horizon(name: str) -> bool:
         """Whether an input has an axis of horizons."""
         return name in ("there", "features", "slots", "days", "slot", "day", "unit")
+
+
+def forget_old(checkpoints: Path) -> None:
+    """Delete what killed trainings left that nobody has gone on with: their data will not come again."""
+    for folder in checkpoints.glob("*/"):
+        if time.time() - folder.stat().st_mtime > _KEPT_S:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 class Together(nn.Module):

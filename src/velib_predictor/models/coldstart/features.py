@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from velib_predictor.data.calendar import FREE_DAY, local_time
-from velib_predictor.data.feature_engineering import _mean, _values
+from velib_predictor.data.feature_engineering import mean_of_known, values_at
 from velib_predictor.data.panel import BIKES, CHANNELS, DOCKS, EBIKES, Panel
 from velib_predictor.models.coldstart.places import Floats, Places
 
@@ -99,8 +99,8 @@ class View:
             _ratio(bikes, docks),
             _ratio(_masked(panel, EBIKES), docks),
             _ratio(hour, docks),
-            _mean(np.abs(hour), ~np.isnan(hour)),
-            _mean(np.abs(quarter) * 4, ~np.isnan(quarter)),
+            mean_of_known(np.abs(hour), ~np.isnan(hour)),
+            mean_of_known(np.abs(quarter) * 4, ~np.isnan(quarter)),
         ]
         return cls(panel, places, docks, np.stack(columns, axis=1))
 
@@ -127,7 +127,7 @@ class View:
 
     def _present(self, tick: Indices, station: Indices, reach: Indices, wide_reach: Indices) -> Floats:
         size = self.size[tick, station]
-        now = [_values(self.panel, channel, tick, station) for channel in range(len(CHANNELS))]
+        now = [values_at(self.panel, channel, tick, station) for channel in range(len(CHANNELS))]
 
         def since(channel: int, seconds: int) -> Floats:
             return now[channel] - self._back(channel, tick, station, seconds, reach)
@@ -184,7 +184,7 @@ class View:
         size = self.size[ticks]  # [tick, station]
 
         def shares(channel: int, at: Indices) -> Floats:
-            return _values(self.panel, channel, at[:, None], stations) / size
+            return values_at(self.panel, channel, at[:, None], stations) / size
 
         now = shares(BIKES, ticks)
         hour = _ticks(self.panel, HOUR_S)
@@ -209,17 +209,17 @@ class View:
         usable = (lags >= ahead[:, None]) & (lags >= 0)
         same = usable & (free[np.where(usable, np.maximum(then, 0), 0)] == free[tick + ahead][:, None])
         for channel in (BIKES, EBIKES):
-            value = _values(self.panel, channel, tick, station)[:, None]
+            value = values_at(self.panel, channel, tick, station)[:, None]
             size = self.size[tick, station][:, None]
             before = np.where(usable, tick[:, None] - lags, -1)
-            here = _values(self.panel, channel, _told(before, tick, reach), station[:, None])
-            there = _values(self.panel, channel, _told(np.where(usable, then, -1), tick, reach), station[:, None])
+            here = values_at(self.panel, channel, _told(before, tick, reach), station[:, None])
+            there = values_at(self.panel, channel, _told(np.where(usable, then, -1), tick, reach), station[:, None])
             change, gap = (there - here) / size, (there - value) / size
             known = ~np.isnan(change)
             columns += [
                 change[:, 0], change[:, -1], gap[:, 0],
-                _mean(change, usable), _mean(change, same), _mean(gap, usable),
-                _log(_mean(np.abs(there - here), usable)),
+                mean_of_known(change, usable), mean_of_known(change, same), mean_of_known(gap, usable),
+                _log(mean_of_known(np.abs(there - here), usable)),
             ]  # fmt: skip
             if channel == BIKES:
                 days = known.mean(axis=1)
@@ -242,7 +242,7 @@ class View:
 
     def _back(self, channel: int, tick: Indices, station: Indices, seconds: int, reach: Indices) -> Floats:
         """The count so long ago, float32[row]; NaN where the grid has no such tick or it is not told."""
-        return _values(self.panel, channel, _reached(tick, _ticks(self.panel, seconds), reach), station)
+        return values_at(self.panel, channel, _reached(tick, _ticks(self.panel, seconds), reach), station)
 
 
 def _ticks(panel: Panel, seconds: int) -> int:
@@ -287,7 +287,7 @@ def _ratio(values: Floats, docks: Floats) -> Floats:
 
 def _all_mean(values: npt.NDArray[np.floating]) -> Floats:
     """Mean of what is known along the last axis."""
-    return _mean(values.astype(np.float32), ~np.isnan(values))
+    return mean_of_known(values.astype(np.float32), ~np.isnan(values))
 
 
 def _log(moves: Floats) -> Floats:
