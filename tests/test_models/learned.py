@@ -8,15 +8,25 @@ from importlib.util import find_spec
 import pytest
 
 from velib_predictor.config.models import ModelSettings
+from velib_predictor.models.base import MODELS
 from velib_predictor.models.network import Floats, Given, Network, NetworkModel
 
 LEARNED = ("stid", "lstm", "gnn", "champion")
 """Models that are fitted with torch; served without it."""
 
 
+_TOOLS = ("torch", "lightning", "onnx", "onnxscript", "torch_geometric")
+
+
+def can_be_fitted() -> list[str]:
+    """The models that can be fitted with what is installed here."""
+    able = all(find_spec(module) for module in _TOOLS)
+    return [name for name in MODELS if able or name not in LEARNED]
+
+
 def need_torch(*, graph: bool = False) -> None:
     """Skip the test where networks cannot be trained; `graph`: those of a graph."""
-    for module in ("torch", "lightning", "onnx", "onnxscript"):
+    for module in _TOOLS[:-1]:
         pytest.importorskip(module, reason=f"{module} is not installed (`make setup-deep`): no network is trained here")
     if graph and find_spec("torch_geometric") is None:  # not imported: that takes seconds
         pytest.skip("torch_geometric is not installed (`make setup-deep`): no graph network is trained here")
@@ -24,11 +34,10 @@ def need_torch(*, graph: bool = False) -> None:
 
 def hide_torch(patch: pytest.MonkeyPatch) -> None:
     """As where torch is not installed."""
-    hidden = ("torch", "torch_geometric", "lightning", "onnx", "onnxscript")
     for name in list(sys.modules):
-        if name.split(".")[0] in hidden:
+        if name.split(".")[0] in _TOOLS:
             patch.delitem(sys.modules, name)
-    for name in hidden:
+    for name in _TOOLS:
         patch.setitem(sys.modules, name, None)
     ours = (f"{kind}.{part}" for kind in ("stid", "lstm", "gnn") for part in ("fitting", "model"))
     for name in ("heads", "fitting", "onnx_file", *ours):
