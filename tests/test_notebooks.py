@@ -123,5 +123,5 @@ def test_it_says_before_anything_that_it_needs_torch(name: str) -> None:
     assert "velib_predictor" not in first, "without torch the plain message must come first"
     asked = first.replace('("torch", ', '("no_such_library", ')
     assert asked != first
-    with pytest.raises(SystemExit, match="no_such_library.* is not installed"):
+    with pytest.raises(SystemExit, match=r"no_such_library.* is not installed"):
         exec(compile(asked, name, "exec"), {})  # noqa: S102 - our own cell

@@ -10,7 +10,7 @@ from velib_predictor.models.stid.dataset import Rows, by_horizon, draw, together
 Indices = npt.NDArray[np.int64]
 
 
-_MOST_CELLS = 240_000_000
+_MOST_CELLS = 180_000_000
 """Rows times features: what is held at once, 4 bytes each. With one target that is no limit, with four it is."""
 
 
