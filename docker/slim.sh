@@ -12,7 +12,7 @@ find "$site" -type f \( -name '*.pyi' -o -name '*.pyx' -o -name '*.pxd' -o -name
 # Arrow's RPC, S3, ORC and encryption; sources; a library that lies there under three names
 (
     cd "$site/pyarrow"
-    rm -rf libarrow_flight* libarrow_s3* _flight.* _s3fs.* _orc.* *_encryption.* \
+    rm -rf libarrow_flight* libarrow_s3* _flight.* _s3fs.* _orc.* ./*_encryption.* \
         flight.py orc.py src includes
     for whole in libarrow_python*.so.*.*.*; do
         for name in "${whole%%.so*}".so "${whole%.*.*}"; do ln -sf "$whole" "$name"; done
