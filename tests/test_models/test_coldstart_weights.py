@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import subprocess
 import sys
 import tomllib
@@ -38,7 +39,7 @@ sys.stdout.buffer.write(forecast(small_city()).pmf.tobytes())
 def test_they_are_served_without_torch(tmp_path: Path) -> None:
     found = subprocess.run(
         [sys.executable, "-W", "error", "-c", _SERVE], cwd=tmp_path, capture_output=True, check=False, timeout=120,
-        env={"PYTHONPATH": f"{REPOSITORY}:{REPOSITORY / 'src'}"},
+        env={**os.environ, "PYTHONPATH": f"{REPOSITORY}:{REPOSITORY / 'src'}"},
     )  # fmt: skip
     assert found.stderr.decode() == ""
     assert found.stdout == forecast(small_city()).pmf.tobytes()

@@ -1,5 +1,6 @@
 """STID: rows and moments by slow loops, what the network is told, ONNX against torch, old artifacts, bad input."""
 
+import os
 import subprocess
 import sys
 import warnings
@@ -469,7 +470,7 @@ def test_serving_and_keeping_need_no_torch(name: str, tmp_path: Path) -> None:
     found = subprocess.run(
         command,
         cwd=tmp_path,
-        env={"PYTHONPATH": f"{REPOSITORY}:{REPOSITORY / 'src'}"},
+        env={**os.environ, "PYTHONPATH": f"{REPOSITORY}:{REPOSITORY / 'src'}"},
         capture_output=True,
         check=False,
         timeout=120,
