@@ -79,9 +79,9 @@ CITY_DAYS = 24
 
 
 def lessons(data: Path, without: str = "") -> Iterator[Lesson]:
-    """All that is learned from, but for the system of that name."""
+    """All that is learned from, but for the system or data set of that name."""
     for source in SOURCES:
-        if source.system != without:
+        if without not in (source.system, source.folder):
             yield from _of_source(data / source.folder, source)
     if without != "synthetic":
         for config in CITIES:

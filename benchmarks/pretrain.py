@@ -1,7 +1,8 @@
 """Makes the cold-start model's weights anew: `python benchmarks/pretrain.py ../shared/data [--out FOLDER]`.
 
 Without --out they are put into the package. The same data, seed and torch give the same weights. `--without SYSTEM`
-leaves a system out (velib, baywheels, synthetic), to see what the model is worth where it has never been.
+leaves a system out (velib, baywheels, synthetic) or one data set, to see what the model is worth where it has never
+been.
 """
 
 import argparse
@@ -19,7 +20,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
     parser.add_argument("--out", type=Path, default=Path(package.__path__[0]) / "weights")
-    parser.add_argument("--without", default="", help="system to leave out")
+    parser.add_argument("--without", default="", help="system or data set to leave out")
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()

@@ -5,6 +5,9 @@
 Imports the data set into a database of its own and says what `velib backtest` says, as Markdown. Each protocol's
 command is printed first. Memory is the peak of the process. B60 (Bordeaux, hourly, early 2011) is no data set
 that can be imported: its panel is made by the tests' loader, and no command makes it.
+
+The cold-start model in the champion has learned from the training windows of V15, V60 and S15, and from later days of
+Vélib'. Where that must not count, `--cold` takes weights that have not, or leaves it out.
 """
 
 import argparse
@@ -17,7 +20,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from velib_predictor.config.models import ModelSettings, TrainingSettings
+from velib_predictor.config.models import ChampionSettings, ModelSettings, TrainingSettings
 from velib_predictor.data.database import Database
 from velib_predictor.data.importer import import_history
 from velib_predictor.data.panel import Panel
@@ -27,6 +30,7 @@ from velib_predictor.evaluation.report import report
 from velib_predictor.forecast.forecast import Forecast, ForecastSpec
 from velib_predictor.models.base import FitReport, Forecaster, forecaster
 from velib_predictor.models.champion.ensemble import Champion
+from velib_predictor.models.coldstart.trainer import ColdStart
 from velib_predictor.utils.temporal import format_duration
 
 ALL = "persistence_delta,climatology,linear,queueing,xgboost"
@@ -200,6 +204,9 @@ def main() -> None:
     parser.add_argument("--targets", default="bikes,ebikes,docks")
     parser.add_argument("--report-out", type=Path)
     parser.add_argument("--seed", type=int, default=0, help="of the networks")
+    parser.add_argument(
+        "--cold", help="folder of the cold-start model's weights (benchmarks/pretrain.py --without), or none"
+    )
     options = parser.parse_args()
     if options.protocol == "B60":
         panel, protocol = bordeaux(options.data, options.targets)
@@ -208,6 +215,11 @@ def main() -> None:
         print(f"`{setting.command(options.models, options.targets)}`\n")
         panel, protocol = imported(options.data, setting, options.targets)
     recipe = ModelSettings(training=TrainingSettings(seed=options.seed))
+    if options.cold == "none":
+        kept = {name: share for name, share in recipe.champion.members.items() if name != ColdStart.name}
+        recipe = recipe.model_copy(update={"champion": ChampionSettings(members=kept)})
+    elif options.cold:
+        ColdStart.folder = Path(options.cold)
     members = options.members.split(",") if options.members else []
     models = chosen(options.models.split(","), members, protocol.spec, recipe)
     begun = time.perf_counter()

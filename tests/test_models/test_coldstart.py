@@ -326,7 +326,8 @@ def test_weights_are_made_anew_the_same_and_forecast(lesson: Lesson, tmp_path: P
     made = ColdStart(SPEC)
     made.folder = tmp_path / "a"
     report = made.fit(lesson.panel, datetime(2024, 10, 29, tzinfo=UTC))
-    assert report.rows == about[0]["rows"] > 1_000
+    assert report.rows == 0  # of this system
+    assert report.details["rows_elsewhere"] == about[0]["rows"] > 1_000
     assert report.details["systems"] == ["small"]
     assert_whole(next(made.predict(lesson.panel, lesson.panel.ticks[-1:])), lesson.panel.observed[-1])
 

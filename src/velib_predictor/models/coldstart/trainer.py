@@ -57,15 +57,15 @@ class ColdStart(Forecaster):
             ArtifactError: the weights cannot be used.
         """
         model = cls(spec)
-        rows, details = model._take_weights()
+        details = model._take_weights()
         step, age = format_duration(spec.step), format_duration(tolerance)
-        model.report = FitReport(system_id, cls.name, "", "", step, age, 0, rows, details)
+        model.report = FitReport(system_id, cls.name, "", "", step, age, 0, 0, details)
         return model
 
     def _fit(self, train: Panel) -> tuple[int, dict[str, Any]]:  # noqa: ARG002 - see the class
-        return self._take_weights()
+        return 0, self._take_weights()
 
-    def _take_weights(self) -> tuple[int, dict[str, Any]]:
+    def _take_weights(self) -> dict[str, Any]:
         where = self.folder or resources.files(__package__) / "weights"
         try:
             self._use((where / NETWORK).read_bytes(), json.loads((where / ABOUT).read_bytes()))
@@ -73,8 +73,8 @@ class ColdStart(Forecaster):
             raise ArtifactError(
                 f"the weights of {self.name} are damaged ({error}); install the program anew"
             ) from error
-        names = ("version", "systems")
-        return int(self.about["rows"]), {"rows": "of other systems", **{name: self.about[name] for name in names}}
+        known = {name: self.about[name] for name in ("version", "systems")}
+        return {"rows": "none of this system", "rows_elsewhere": int(self.about["rows"]), **known}
 
     def _use(self, file: bytes, about: dict[str, Any]) -> None:
         if tuple(about["features"]) != NAMES:
