@@ -135,13 +135,12 @@ class ChampionSettings(Section):
 
     members: dict[str, Positive] = Field(
         default_factory=lambda: {
-            "coldstart": 0.6, "xgboost": 0.176, "stid": 0.176, "lstm": 0.016, "queueing": 0.024,
-            "persistence_delta": 0.004, "climatology": 0.004,
+            "coldstart": 0.5, "xgboost": 0.22, "stid": 0.22, "lstm": 0.02, "queueing": 0.03,
+            "persistence_delta": 0.005, "climatology": 0.005,
         }
     )  # fmt: skip
-    """Models, with weights that hold below six days of history and are drawn towards above. What was learned elsewhere
-    is worth more than a few days here: of five days of Vélib' in May 2022 its best share was 0.6 to 0.7, with weights
-    that had not seen that month."""
+    """Models, with weights that hold below three days of history and are drawn towards above. What was learned
+    elsewhere is worth much in the first days, and how much depends on the city: see `champion/judge.py`."""
 
 
 class ModelSettings(Section):
