@@ -70,11 +70,13 @@ def postgres_server() -> Iterator[str]:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def _on_database(server: str, name: str) -> str:
+def on_database(server: str, name: str) -> str:
+    """Address of one of the server's databases."""
     return make_url(server).set(drivername="postgresql", database=name).render_as_string(hide_password=False)
 
 
-def _execute(server: str, statement: str, name: str, template: str = "template1") -> None:
+def execute(server: str, statement: str, name: str, template: str = "template1") -> None:
+    """Run a statement about whole databases."""
     with psycopg.connect(server, autocommit=True) as connection:
         identifiers = {"name": sql.Identifier(name), "template": sql.Identifier(template)}
         connection.execute(sql.SQL(statement).format(**identifiers))
@@ -84,25 +86,25 @@ def _execute(server: str, statement: str, name: str, template: str = "template1"
 def postgres_template(postgres_server: str) -> Iterator[str]:
     """Name of an upgraded, empty database: copying it is ten times faster than migrating a new one."""
     name = f"velib_template_{uuid.uuid4().hex[:12]}"
-    _execute(postgres_server, "CREATE DATABASE {name}", name)
+    execute(postgres_server, "CREATE DATABASE {name}", name)
     try:
-        database = Database(_on_database(postgres_server, name))
+        database = Database(on_database(postgres_server, name))
         database.upgrade()
         database.close()
         # TimescaleDB's scheduler, where it is installed, would otherwise connect, and a template must be idle.
-        _execute(postgres_server, "ALTER DATABASE {name} ALLOW_CONNECTIONS false", name)
+        execute(postgres_server, "ALTER DATABASE {name} ALLOW_CONNECTIONS false", name)
         yield name
     finally:
-        _execute(postgres_server, "DROP DATABASE {name} WITH (FORCE)", name)
+        execute(postgres_server, "DROP DATABASE {name} WITH (FORCE)", name)
 
 
 @pytest.fixture
 def postgres_url(postgres_server: str, postgres_template: str) -> Iterator[str]:
     """Address of an upgraded, empty PostgreSQL database of the test's own."""
     name = f"velib_test_{uuid.uuid4().hex[:12]}"
-    _execute(postgres_server, "CREATE DATABASE {name} TEMPLATE {template}", name, postgres_template)
-    yield _on_database(postgres_server, name)
-    _execute(postgres_server, "DROP DATABASE {name} WITH (FORCE)", name)
+    execute(postgres_server, "CREATE DATABASE {name} TEMPLATE {template}", name, postgres_template)
+    yield on_database(postgres_server, name)
+    execute(postgres_server, "DROP DATABASE {name} WITH (FORCE)", name)
 
 
 @pytest.fixture(scope="session")

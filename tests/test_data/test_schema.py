@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import uuid
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -11,11 +12,11 @@ from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from hypothesis import given
 from hypothesis import strategies as st
-from sqlalchemy import Interval, bindparam, insert, inspect, text
+from sqlalchemy import Interval, bindparam, insert, inspect, select, text
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import StatementError
 
-from tests.conftest import REPOSITORY
+from tests.conftest import REPOSITORY, execute, on_database
 from velib_predictor.data.database import Database, RefusedError, head_revision
 from velib_predictor.data.schema import Base, Poll, Station, StationStatus, System, UtcDateTime
 from velib_predictor.data.schema_doc import QUERIES, data_schema
@@ -248,3 +249,26 @@ def test_ledger_coverage_shows_days_without_a_single_poll(filled: Database) -> N
 def test_the_document_shows_these_queries() -> None:
     document = (REPOSITORY / "docs" / "data_schema.md").read_text(encoding="utf-8")
     assert all(query in document for query in QUERIES.values())
+
+
+# -- encodings ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("encoding", ["SQL_ASCII", "LATIN1"])
+def test_a_server_of_another_encoding_keeps_names_and_gives_them_back(postgres_server: str, encoding: str) -> None:
+    name = f"velib_test_{encoding.lower()}_{uuid.uuid4().hex[:12]}"
+    made = f"CREATE DATABASE {{name}} ENCODING '{encoding}' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0"
+    execute(postgres_server, made, name)
+    database = Database(on_database(postgres_server, name))
+    try:
+        assert database.upgrade() == head_revision()
+        with database.write() as connection:
+            connection.execute(insert(System), {"system_id": "île", "timezone": "Europe/Paris", "name": "Vélib'"})
+        with database.read() as connection:
+            assert connection.execute(select(System.system_id, System.name)).one() == ("île", "Vélib'")
+        with database.arrow() as arrow, arrow.cursor() as cursor:
+            cursor.execute("SELECT name FROM system")
+            assert cursor.fetchone() == ("Vélib'",)
+    finally:
+        database.close()
+        execute(postgres_server, "DROP DATABASE {name} WITH (FORCE)", name)

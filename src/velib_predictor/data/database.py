@@ -89,8 +89,8 @@ class Database:
                 with connection.cursor() as cursor:
                     cursor.execute(f"PRAGMA busy_timeout = {_BUSY_TIMEOUT_S * 1000}")
             else:
-                uri = self.url.set(drivername="postgresql").render_as_string(hide_password=False)
-                connection = postgresql.connect(uri)
+                url = self.url.set(drivername="postgresql").update_query_dict({"client_encoding": "utf8"})
+                connection = postgresql.connect(url.render_as_string(hide_password=False))
             with connection:
                 yield connection
 
@@ -206,6 +206,7 @@ def _postgresql_engine(url: URL) -> Engine:
     # A lock or a dead network may cost a poll, never the polling.
     options = {
         "connect_timeout": 10,
+        "client_encoding": "utf8",  # whatever the database's own is
         "options": f"-c timezone=UTC -c lock_timeout={_BUSY_TIMEOUT_S}s",
         "keepalives_idle": 30,
         "tcp_user_timeout": 1000 * _BUSY_TIMEOUT_S,
