@@ -7,7 +7,7 @@ command is printed first. Memory is the peak of the process. B60 (Bordeaux, hour
 that can be imported: its panel is made by the tests' loader, and no command makes it.
 
 The cold-start model in the champion has learned from the training windows of V15, V60 and S15, and from later days of
-Vélib'. Where that must not count, `--cold` takes weights that have not, or leaves it out.
+Vélib'. Where that must not count, `--cold` takes weights that have not, and `--leave-out coldstart` none.
 """
 
 import argparse
@@ -204,9 +204,8 @@ def main() -> None:
     parser.add_argument("--targets", default="bikes,ebikes,docks")
     parser.add_argument("--report-out", type=Path)
     parser.add_argument("--seed", type=int, default=0, help="of the networks")
-    parser.add_argument(
-        "--cold", help="folder of the cold-start model's weights (benchmarks/pretrain.py --without), or none"
-    )
+    parser.add_argument("--cold", type=Path, help="the cold-start model's weights, of benchmarks/pretrain.py --without")
+    parser.add_argument("--leave-out", default="", help="members that the champion has to do without")
     options = parser.parse_args()
     if options.protocol == "B60":
         panel, protocol = bordeaux(options.data, options.targets)
@@ -215,11 +214,10 @@ def main() -> None:
         print(f"`{setting.command(options.models, options.targets)}`\n")
         panel, protocol = imported(options.data, setting, options.targets)
     recipe = ModelSettings(training=TrainingSettings(seed=options.seed))
-    if options.cold == "none":
-        kept = {name: share for name, share in recipe.champion.members.items() if name != ColdStart.name}
-        recipe = recipe.model_copy(update={"champion": ChampionSettings(members=kept)})
-    elif options.cold:
-        ColdStart.folder = Path(options.cold)
+    left_out = options.leave_out.split(",")
+    kept = {name: share for name, share in recipe.champion.members.items() if name not in left_out}
+    recipe = recipe.model_copy(update={"champion": ChampionSettings(members=kept)})
+    ColdStart.folder = options.cold
     members = options.members.split(",") if options.members else []
     models = chosen(options.models.split(","), members, protocol.spec, recipe)
     begun = time.perf_counter()
