@@ -61,6 +61,25 @@ def test_what_is_right_stays_nearly_as_it_is() -> None:
     np.testing.assert_allclose(found.curve[0, 0], [0, 1, 1], atol=0.05)
 
 
+@pytest.mark.parametrize(("spread", "shift", "days"), [(4.0, 0, 1), (1.2, 0, 1_000), (3.0, 0.8, 7), (9.0, -4.0, 30)])
+def test_no_other_curve_within_bounds_has_a_better_score(spread: float, shift: float, days: int) -> None:
+    """As scipy finds it; the widest and the narrowest end at a bound."""
+    from scipy.optimize import minimize
+
+    centre, truth = drawn(spread, shift, 4_000, seed=5)
+    below, upto = told(pmf_of(2.5, centre), truth)
+    low, high = below[:, 0, 0].astype(float), upto[:, 0, 0].astype(float)
+
+    def lost(curve: npt.NDArray[np.float64]) -> float:
+        given = np.maximum(calibration._bent(high, curve) - calibration._bent(low, curve), 1e-5)
+        return float(-np.log(given).mean() + 0.1 / days * ((curve - [0, 1, 1]) ** 2).sum())
+
+    best = minimize(lost, [0, 1, 1], method="L-BFGS-B", bounds=[(None, None), (0.5, 2.0), (0.5, 2.0)])
+    found = Calibration.fit(below, upto, days).curve[0, 0].astype(float)
+    assert ((found[1:] >= 0.5) & (found[1:] <= 2)).all()
+    assert lost(found) <= best.fun + 1e-6
+
+
 def test_a_day_is_believed_less_than_many() -> None:
     centre, truth = drawn(3.2, 0.0, 4_000, seed=4)
     rows = told(pmf_of(2.5, centre), truth)

@@ -2,7 +2,6 @@
 
 import itertools
 import json
-import sys
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -24,7 +23,6 @@ from velib_predictor.models.champion.calibration import Calibration
 from velib_predictor.models.champion.ensemble import Champion
 from velib_predictor.models.champion.gate import BLOCKS, gate, weights
 from velib_predictor.models.champion.judge import HeldOut, Told, ask
-from velib_predictor.utils.errors import UsageError
 
 Floats = npt.NDArray[np.float32]
 SPEC = ForecastSpec(horizons=(timedelta(minutes=15), timedelta(hours=1)), targets=("bikes", "docks"))
@@ -185,13 +183,6 @@ def test_who_is_right_gets_more_weight() -> None:
     assert list(table) == ["wrong", "right"]
     mean = model.weights[:, 1].mean(axis=0)
     np.testing.assert_allclose(json.loads(json.dumps(table["right"])), mean, atol=6e-4)
-
-
-def test_without_what_calibrates_it_says_so_before_anything_is_fitted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "scipy.optimize", None)
-    with pytest.raises(UsageError, match=r"scipy\.optimize.*image `training`"):
-        champion("wrong", "right").fit(still(), UNTIL)
-    assert not fitted
 
 
 def test_members_are_weighed_on_days_that_they_had_not_seen_and_fitted_on_all(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,7 +20,7 @@ def train(
         str,
         typer.Argument(
             help="One of persistence, persistence_delta, climatology, linear, xgboost, queueing, stid, lstm, gnn, "
-            "coldstart, champion"
+            "coldstart, blend, champion"
         ),
     ],
     system: SystemId,

@@ -142,7 +142,7 @@ class ForecastSettings(Section):
     """Oldest observation that counts as known; more than `issue_every`, so that one late poll costs nothing."""
     retention: Duration | None = timedelta(days=14)
     """Stored issues older than this are deleted by `velib prune`; empty keeps them. Scores stay."""
-    train_model: str = "xgboost"
+    train_model: str = "blend"
     """What `velib retrain` fits, beside the climatology that stands in for it."""
     train_days: Annotated[int, Field(ge=1, le=3660)] = 56
     """Days of history that it learns from."""

@@ -37,6 +37,7 @@ MODELS: Mapping[str, str] = {
     "lstm": "velib_predictor.models.lstm.trainer:Lstm",
     "gnn": "velib_predictor.models.gnn.trainer:Gnn",
     "coldstart": "velib_predictor.models.coldstart.trainer:ColdStart",
+    "blend": "velib_predictor.models.champion.ensemble:Blend",
     "champion": "velib_predictor.models.champion.ensemble:Champion",
 }
 """Where each model's class is; imported when it is asked for."""

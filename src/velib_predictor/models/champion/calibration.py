@@ -17,8 +17,12 @@ _PRIOR_DAYS = 1.0
 """Days' worth of belief that nothing need be bent: stations err together, so rows of a day are no rows apart."""
 _COST = 0.1
 """In nats, of a curve that leaves the straight line by 1, where that belief is as strong as the rows."""
-_BOUNDS = 0.5, 2.0
-"""Of b and c."""
+_STILL = np.array([0.0, 1.0, 1.0])
+"""The curve that changes nothing."""
+_LEAST, _MOST = np.array([-np.inf, 0.5, 0.5]), np.array([np.inf, 2.0, 2.0])
+_FLOOR = 1e-5
+"""What a forecast is taken to have given to what came, at least."""
+_ROUNDS, _ENOUGH = 60, 1e-9
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,14 +75,47 @@ def _bent(cdf: npt.NDArray[np.floating], curve: npt.NDArray[np.floating]) -> npt
 
 
 def _fitted(low: npt.NDArray[np.float64], high: npt.NDArray[np.float64], prior: float) -> npt.NDArray[np.float64]:
-    """(a, b, c) of the best mean log score less what leaving the straight line costs."""
-    from scipy.optimize import minimize
+    """(a, b, c) of the best mean log score less what leaving the straight line costs, within bounds.
 
-    still = np.array([0.0, 1.0, 1.0])
+    Newton's steps with the scores' outer product in place of the Hessian (Berndt, Hall, Hall and Hausman, 1974), on
+    the coordinates that no bound holds, each damped until it is an improvement.
+    """
+    best, (value, slope, curvature) = _STILL, _loss(low, high, _STILL, prior)
+    damping = 1e-3
+    for _ in range(_ROUNDS):
+        free = ~(((best <= _LEAST) & (slope > 0)) | ((best >= _MOST) & (slope < 0)))
+        step = np.zeros(3)
+        damped = curvature + damping * np.diag(np.diag(curvature))
+        step[free] = np.linalg.solve(damped[np.ix_(free, free)], -slope[free])
+        tried = np.clip(best + step, _LEAST, _MOST)
+        found = _loss(low, high, tried, prior)
+        if found[0] >= value:
+            damping *= 10
+        else:
+            near = value - found[0] < _ENOUGH
+            best, (value, slope, curvature) = tried, found
+            damping = max(damping / 10, 1e-6)
+            if near:
+                break
+    return best
 
-    def loss(curve: npt.NDArray[np.float64]) -> float:
-        given = _bent(high, curve) - _bent(low, curve)
-        return float(-np.log(np.maximum(given, 1e-5)).mean() + prior * _COST * ((curve - still) ** 2).sum())
 
-    found = minimize(loss, still, method="L-BFGS-B", bounds=[(None, None), _BOUNDS, _BOUNDS])
-    return np.asarray(found.x if found.fun < loss(still) else still)
+def _loss(
+    low: npt.NDArray[np.float64], high: npt.NDArray[np.float64], curve: npt.NDArray[np.float64], prior: float
+) -> tuple[float, npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """What is to be least, its slope [3] and its approximate curvature [3, 3]."""
+    given, slopes = (above - below for above, below in zip(_of(high, curve), _of(low, curve), strict=True))
+    scores = np.where(given > _FLOOR, slopes / np.maximum(given, _FLOOR), 0.0)  # [3, row]
+    off, cost = curve - _STILL, prior * _COST
+    value = float(-np.log(np.maximum(given, _FLOOR)).mean() + cost * (off**2).sum())
+    slope = -scores.mean(axis=1) + 2 * cost * off
+    return value, slope, scores @ scores.T / len(low) + (2 * cost + 1e-9) * np.eye(3)
+
+
+def _of(
+    cdf: npt.NDArray[np.float64], curve: npt.NDArray[np.float64]
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """G(F), float64[row], and its derivatives by a, b and c, float64[3, row]."""
+    bent = np.asarray(_bent(cdf, curve), dtype=np.float64)
+    f = np.clip(cdf, _EDGE, 1 - _EDGE)
+    return bent, bent * (1 - bent) * np.stack([np.ones_like(f), np.log(f), -np.log1p(-f)])

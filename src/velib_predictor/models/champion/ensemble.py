@@ -1,7 +1,6 @@
 """The champion: members that err differently, mixed with weights that were best on days they had not seen."""
 
 import json
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,6 @@ from velib_predictor.models.base import Arrays, Forecaster, HistoryError, foreca
 from velib_predictor.models.champion.calibration import Calibration
 from velib_predictor.models.champion.gate import BLOCKS, block_of, gate
 from velib_predictor.models.champion.judge import HeldOut, ask
-from velib_predictor.utils.errors import UsageError
 from velib_predictor.utils.temporal import from_micros
 
 Floats = npt.NDArray[np.float32]
@@ -35,27 +33,25 @@ class Champion(Forecaster):
 
     def __init__(self, spec: ForecastSpec, settings: ModelSettings | None = None) -> None:
         super().__init__(spec, settings)
-        chosen = self.settings.champion.members
+        chosen = self._chosen(self.settings)
         self.members, self.first = tuple(chosen), tuple(chosen.values())
         self.made = self._new()
         self.weights = self._first_weights()
         self.calibration = Calibration.none(len(spec.horizons), len(spec.targets))
+
+    @staticmethod
+    def _chosen(settings: ModelSettings) -> dict[str, float]:
+        """Members and the weights that they begin with."""
+        return settings.champion.members
 
     def _new(self) -> list[Forecaster]:
         """The members, not fitted."""
         return [forecaster(name)(self.spec, self.settings) for name in self.members]
 
     def check_tools(self) -> None:
-        """See `Forecaster`: those of all members and the calibration's own, before the first member is fitted."""
+        """See `Forecaster`: those of all members, before the first is fitted."""
         for member in self.made:
             member.check_tools()
-        try:
-            import_module("scipy.optimize")
-        except ImportError:
-            raise UsageError(
-                "training champion needs scipy.optimize, which is not installed here (the collector's image carries "
-                "a part of scipy): train it with the image `training`; a trained one is served without it"
-            ) from None
 
     # -- fitting ---------------------------------------------------------------------------------------------
 
@@ -147,3 +143,13 @@ class Champion(Forecaster):
             raise OSError(f"{_MEMBERS} is no list of models") from error
         if len(self.made) != self.weights.shape[1]:
             raise OSError(f"{len(self.made)} members, {self.weights.shape[1]} weights")
+
+
+class Blend(Champion):
+    """The champion's way with members that are fitted in minutes and need no torch."""
+
+    name = "blend"
+
+    @staticmethod
+    def _chosen(settings: ModelSettings) -> dict[str, float]:
+        return settings.blend.members
