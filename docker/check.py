@@ -1,6 +1,7 @@
 """What an image must be able to do, asked of it while it is built: `docker/slim.sh` may not take out too much."""
 
 import importlib
+import io
 import sys
 import tempfile
 from pathlib import Path
@@ -9,6 +10,9 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
+from holidays import country_holidays
+from rich.console import Console
+from rich.syntax import Syntax
 
 SERVING = (
     "adbc_driver_postgresql.dbapi", "adbc_driver_sqlite.dbapi", "fastapi", "holidays", "httptools", "psycopg",
@@ -23,6 +27,9 @@ def main() -> None:
     models = sys.argv[1:] != ["serving"]
     for name in (*SERVING, *(FORECASTING if models else ())):
         importlib.import_module(name)
+    if "2026-07-14" not in country_holidays("FR", years=2026) or "2026-12-25" not in country_holidays("US", years=2026):
+        sys.exit("a public holiday is missing")
+    Console(file=io.StringIO()).print(Syntax("print(1)", "python"))
     numbers = np.random.default_rng(0).random((50, 3))
     if models:
         learn(numbers)

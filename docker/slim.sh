@@ -12,7 +12,7 @@ find "$site" -type f \( -name '*.pyi' -o -name '*.pyx' -o -name '*.pxd' -o -name
 # Arrow's RPC, S3, ORC and encryption; sources; a library that lies there under three names
 (
     cd "$site/pyarrow"
-    rm -rf libarrow_flight* libarrow_s3* _flight.* _s3fs.* _orc.* ./*_encryption.* \
+    rm -rf libarrow_flight* libarrow_s3* _substrait.* substrait.py _flight.* _s3fs.* _orc.* ./*_encryption.* \
         flight.py orc.py src includes
     for whole in libarrow_python*.so.*.*.*; do
         for name in "${whole%%.so*}".so "${whole%.*.*}"; do ln -sf "$whole" "$name"; done
@@ -21,12 +21,24 @@ find "$site" -type f \( -name '*.pyi' -o -name '*.pyx' -o -name '*.pxd' -o -name
 # ONNX Runtime's tools for making networks; its C library is in the Python module once more
 rm -rf "$site"/onnxruntime/transformers "$site"/onnxruntime/tools "$site"/onnxruntime/quantization \
     "$site"/onnxruntime/datasets "$site"/onnxruntime/capi/libonnxruntime.so*
-# XGBoost needs scipy's sparse matrices and softmax alone (the champion, whose calibration asks for more, is fitted in the
-# training image, as its networks are)
+# XGBoost needs scipy's sparse matrices and softmax alone: neither calls BLAS, so scipy's own copy of it goes too
 (
     cd "$site/scipy"
-    rm -rf cluster datasets differentiate fft fftpack integrate interpolate io linalg misc ndimage odr optimize \
-        signal spatial stats sparse/linalg sparse/csgraph special/cython_special.*
+    rm -rf cluster constants datasets differentiate fft fftpack integrate interpolate io linalg misc ndimage odr optimize \
+        signal spatial stats sparse/linalg sparse/csgraph ../scipy.libs
+    find special -mindepth 1 ! -name _logsumexp.py -delete
+    echo 'from ._logsumexp import log_softmax, logsumexp, softmax' >special/__init__.py
+)
+# Colours for other languages than that of Python's tracebacks
+(
+    cd "$site/pygments/lexers"
+    find . -name '*.py' ! -name __init__.py ! -name _mapping.py ! -name python.py ! -name special.py -delete
+)
+# Databases of others; tools for compiling; names of holidays in other languages (days are asked for, not names)
+(
+    cd "$site"
+    rm -rf sqlalchemy/dialects/mssql sqlalchemy/dialects/mysql sqlalchemy/dialects/oracle sqlalchemy/testing \
+        alembic/testing numpy/distutils holidays/locale
 )
 # The binding for other Pythons than CPython
 rm -f "$site"/zstandard/_cffi.* "$site"/zstandard/backend_cffi.py
