@@ -1,8 +1,8 @@
 """Makes the cold-start model's weights anew: `python benchmarks/pretrain.py ../shared/data [--out FOLDER]`.
 
-Without --out they are put into the package. The same data, seed and torch give the same weights. `--without SYSTEM`
-leaves a system out (velib, baywheels, synthetic) or one data set, to see what the model is worth where it has never
-been.
+Without --out they are put into the package. The same data, seed, torch and processor give the same weights.
+`--without SYSTEM` leaves a system out (velib, baywheels, synthetic) or one data set, to see what the model is worth
+where it has never been.
 """
 
 import argparse
