@@ -22,7 +22,7 @@ _STILL = np.array([0.0, 1.0, 1.0])
 _LEAST, _MOST = np.array([-np.inf, 0.5, 0.5]), np.array([np.inf, 2.0, 2.0])
 _FLOOR = 1e-5
 """What a forecast is taken to have given to what came, at least."""
-_ROUNDS, _ENOUGH = 60, 1e-9
+_ROUNDS, _ENOUGH, _STIFF = 60, 1e-9, 1e6
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,6 +91,8 @@ def _fitted(low: npt.NDArray[np.float64], high: npt.NDArray[np.float64], prior: 
         found = _loss(low, high, tried, prior)
         if found[0] >= value:
             damping *= 10
+            if damping > _STIFF:
+                break
         else:
             near = value - found[0] < _ENOUGH
             best, (value, slope, curvature) = tried, found
