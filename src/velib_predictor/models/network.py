@@ -293,6 +293,8 @@ class Network:
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
+        # What it has worked with is given back: a process that forecasts every quarter of an hour must stay small.
+        options.enable_cpu_mem_arena = options.enable_mem_pattern = False
         try:
             self._session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # of a dozen classes without a common one
