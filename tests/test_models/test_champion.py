@@ -11,7 +11,9 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from tests.test_models.learned import hide_torch
 from tests.test_models.panels import bare_panel, small_city, with_new_station
+from velib_predictor.config.config import ForecastSettings
 from velib_predictor.config.models import ChampionSettings, ModelSettings
 from velib_predictor.data.calendar import local_time
 from velib_predictor.data.panel import Panel
@@ -23,6 +25,7 @@ from velib_predictor.models.champion.calibration import Calibration
 from velib_predictor.models.champion.ensemble import Champion
 from velib_predictor.models.champion.gate import BLOCKS, gate, weights
 from velib_predictor.models.champion.judge import HeldOut, Told, ask
+from velib_predictor.utils.errors import UsageError
 
 Floats = npt.NDArray[np.float32]
 SPEC = ForecastSpec(horizons=(timedelta(minutes=15), timedelta(hours=1)), targets=("bikes", "docks"))
@@ -183,6 +186,19 @@ def test_who_is_right_gets_more_weight() -> None:
     assert list(table) == ["wrong", "right"]
     mean = model.weights[:, 1].mean(axis=0)
     np.testing.assert_allclose(json.loads(json.dumps(table["right"])), mean, atol=6e-4)
+
+
+def test_the_blend_has_members_of_its_own_and_is_fitted_without_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    hide_torch(monkeypatch)
+    settings = ModelSettings(champion=ChampionSettings(members={"stid": 1.0}))
+    assert forecaster("champion")(SPEC, settings).made[0].name == "stid"
+    made = forecaster("blend")(SPEC, settings)
+    assert isinstance(made, Champion)
+    assert made.members == ("coldstart", "xgboost")
+    made.check_tools()
+    with pytest.raises(UsageError, match="setup-deep"):
+        forecaster("champion")(SPEC, settings).check_tools()
+    assert ForecastSettings().train_model == "blend"
 
 
 def test_members_are_weighed_on_days_that_they_had_not_seen_and_fitted_on_all(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -151,9 +151,7 @@ class ModelSettings(Section):
     lstm: LstmSettings = LstmSettings()
     gnn: GnnSettings = GnnSettings()
     champion: ChampionSettings = ChampionSettings()
-    blend: ChampionSettings = ChampionSettings(
-        members={"coldstart": 0.5, "xgboost": 0.48, "persistence_delta": 0.01, "climatology": 0.01}
-    )
+    blend: ChampionSettings = ChampionSettings(members={"coldstart": 0.5, "xgboost": 0.5})
 
     def network(self, name: str) -> NetworkSettings:
         """Those of a learned model.

@@ -22,7 +22,7 @@ _WORDS = {
     "lstm": "a recurrent network with a learned distribution",
     "gnn": "a graph network with a learned distribution",
     "coldstart": "a network for places never seen, whose weights come with the package",
-    "blend": "a weighted mixture of trees, the cold-start model and plain ones",
+    "blend": "a weighted mixture of trees and the cold-start model",
     "champion": "a weighted mixture of several of the other models",
 }
 

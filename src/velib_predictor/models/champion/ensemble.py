@@ -146,7 +146,7 @@ class Champion(Forecaster):
 
 
 class Blend(Champion):
-    """The champion's way with members that are fitted in minutes and need no torch."""
+    """The champion's way with members that are fitted in minutes, need no torch and little memory."""
 
     name = "blend"
 
