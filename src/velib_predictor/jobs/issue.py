@@ -23,6 +23,7 @@ from velib_predictor.inference.store import STAND_INS, ModelStore
 from velib_predictor.models.base import ArtifactError, load_model
 from velib_predictor.models.coldstart.trainer import ColdStart
 from velib_predictor.utils.logger import get_logger
+from velib_predictor.utils.memory import give_back
 from velib_predictor.utils.temporal import EPOCH, format_duration, format_time, parse_duration
 
 LAG = timedelta(seconds=1)
@@ -94,6 +95,12 @@ class IssueJob:
 
     def _make(self, origin: datetime, chain: Chain, panel: Panel) -> Issue:
         """The issue from the panel's last tick, stored."""
+        try:
+            return self._made(origin, chain, panel)
+        finally:
+            give_back()
+
+    def _made(self, origin: datetime, chain: Chain, panel: Panel) -> Issue:
         begun = perf_counter()
         forecast, source = chain.forecast(panel)
         observed_at = newest_observation(self._database, self.system_id, origin)
