@@ -191,7 +191,7 @@ def test_who_is_right_gets_more_weight() -> None:
 def test_the_blend_has_members_of_its_own_and_is_fitted_without_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     hide_torch(monkeypatch)
     settings = ModelSettings(champion=ChampionSettings(members={"stid": 1.0}))
-    assert forecaster("champion")(SPEC, settings).made[0].name == "stid"
+    assert Champion(SPEC, settings).made[0].name == "stid"
     made = forecaster("blend")(SPEC, settings)
     assert isinstance(made, Champion)
     assert made.members == ("coldstart", "xgboost")
