@@ -4,6 +4,8 @@ import logging
 import math
 import os
 import random
+import subprocess
+import sys
 import tempfile
 import time
 import warnings
@@ -21,6 +23,7 @@ trainer = pytest.importorskip("velib_predictor.training.trainer")
 from torch import Tensor, nn  # noqa: E402
 from torch.optim.optimizer import register_optimizer_step_post_hook  # noqa: E402
 
+from tests.conftest import REPOSITORY  # noqa: E402
 from velib_predictor.training.trainer import Batch, Budget, TrainingError, digest, fit_network  # noqa: E402
 
 BUDGET = Budget(epochs=30, patience=30, batch=64, rate=0.1)
@@ -264,3 +267,23 @@ def test_what_a_killed_training_left_goes_after_a_week(tmp_path: Path) -> None:
     fitting.forget_old(tmp_path)
     assert [folder.name for folder in tmp_path.iterdir()] == ["new"]
     fitting.forget_old(tmp_path / "none")
+
+
+_SHARED = """
+from tests.test_training.test_trainer import BUDGET, fit_network, line, network, on, replace, squares, torch
+made, seen, unseen = network(), line(), line(seed=1)
+reached = fit_network(made, seen, squares, on(unseen), replace(BUDGET, devices=2, strategy="ddp_fork"))
+with torch.no_grad():
+    print(reached, on(unseen)(made))
+"""
+
+
+def test_two_processes_share_the_work_and_end_with_the_best_weights() -> None:
+    """In a process of its own: what forks must have no threads."""
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", _SHARED], capture_output=True, text=True, check=False, timeout=120,
+        env={**os.environ, "PYTHONPATH": f"{REPOSITORY}:{REPOSITORY / 'src'}"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    reached, again = map(float, done.stdout.splitlines()[-1].split())
+    assert reached == again < 0.2

@@ -105,11 +105,10 @@ class _Fitted(lightning.LightningModule):
         loss: Callable[[nn.Module, Batch], Tensor],
         score: Callable[[nn.Module], float],
         budget: Budget,
-        steps: int,
     ) -> None:
         super().__init__()
         self.network = network
-        self._loss, self._score, self._budget, self._steps = loss, score, budget, steps
+        self._loss, self._score, self._budget = loss, score, budget
 
     def training_step(self, batch: Batch, number: int) -> Tensor:
         loss = self._loss(self.network, batch)
@@ -125,8 +124,9 @@ class _Fitted(lightning.LightningModule):
 
     def configure_optimizers(self) -> Any:
         optimizer = torch.optim.AdamW(self.parameters(), lr=self._budget.rate, weight_decay=self._budget.decay)
+        steps = int(self.trainer.estimated_stepping_batches)  # of this process, where several share the work
         schedule = torch.optim.lr_scheduler.OneCycleLR(
-            optimizer, self._budget.rate, total_steps=self._steps + 1, pct_start=0.15
+            optimizer, self._budget.rate, total_steps=steps + 1, pct_start=0.15
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
@@ -151,10 +151,9 @@ def fit_network(
     """
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     data = _Tensors(tensors, torch.arange(len(tensors[0])) if rows is None else rows)
-    steps = -(-len(data) // budget.batch) * budget.epochs
     loader = DataLoader(data, sampler=_Shuffled(len(data), budget.batch, budget.seed), batch_size=None)
     once = DataLoader(_Tensors([torch.zeros(1)], torch.zeros(1, dtype=torch.long)), batch_size=None, sampler=[[0]])
-    module = _Fitted(network, loss, score, budget, steps)
+    module = _Fitted(network, loss, score, budget)
     with _folder(budget.kept) as folder, _undisturbed():
         finished, last = folder / "finished.pt", folder / "last.ckpt"
         if finished.exists():
@@ -179,8 +178,12 @@ def fit_network(
                 default_root_dir=folder,
             )  # fmt: skip
             trainer.fit(module, loader, once, ckpt_path=last if last.exists() else None, weights_only=True)
-            reached = float(best.best_model_score) if best.best_model_score is not None else float("nan")
             state = torch.load(Path(best.best_model_path), weights_only=True)["state_dict"]
+            if best.best_model_score is None:  # other processes keep it to themselves
+                with torch.no_grad():
+                    reached = score(_with(network, state))
+            else:
+                reached = float(best.best_model_score)
             done = {"state": state, "score": reached}
             _log.info("trained", epochs=trainer.current_epoch, score=round(reached, 5), rows=len(data))
             partial = finished.with_suffix(".part")
@@ -188,9 +191,14 @@ def fit_network(
             partial.replace(finished)
             for file in folder.glob("*.ckpt"):
                 file.unlink()
-    network.load_state_dict({name.removeprefix("network."): value for name, value in done["state"].items()})
-    network.eval()
+    _with(network, done["state"])
     return float(done["score"])
+
+
+def _with(network: nn.Module, state: dict[str, Tensor]) -> nn.Module:
+    """The network with weights that Lightning kept, in evaluation mode."""
+    network.load_state_dict({name.removeprefix("network."): value for name, value in state.items()})
+    return network.eval()
 
 
 def digest(tensors: Sequence[Tensor], *said: object) -> str:
