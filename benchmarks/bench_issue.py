@@ -1,4 +1,4 @@
-"""From a poll to the served answer, against the model alone: `python benchmarks/bench_issue.py [--model xgboost]`.
+"""From a poll to the served answer, against the model alone: `python benchmarks/bench_issue.py [--model NAME]`.
 
 A city of 1,500 stations with nine days of history. Its feed is polled over HTTP and stored, an issue is made of it and
 stored, taken over by the API and asked for over HTTP: 12 horizons, 4 targets. Promise: under 3 s. Also printed: what a
@@ -97,10 +97,10 @@ def settings_of(folder: Path, model: str, url: str = "") -> Settings:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="xgboost")
+    parser.add_argument("--model", default=Settings().forecast.train_model)
     parser.add_argument("--stations", type=int, default=1_500)
     parser.add_argument("--days", type=int, default=9)
-    parser.add_argument("--rounds", type=int, default=6)
+    parser.add_argument("--rounds", type=int, default=6, help="at least 2: the first is told apart")
     parser.add_argument("--folder", type=Path, help="keep the prepared city here, and use it the next time")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:

@@ -8,6 +8,7 @@ where it has never been.
 import argparse
 import resource
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import velib_predictor.models.coldstart as package
@@ -21,11 +22,12 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("--out", type=Path, default=Path(package.__path__[0]) / "weights")
     parser.add_argument("--without", default="", help="system or data set to leave out")
+    parser.add_argument("--times", type=int, default=1, help="so many times the rows")
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     begun = time.process_time()
-    taken = list(lessons(options.data, options.without))
+    taken = [replace(one, rows=one.rows * options.times) for one in lessons(options.data, options.without)]
     for lesson in taken:
         print(f"{lesson.name}: {lesson.rows} rows of {lesson.panel!r}", flush=True)
     about = pretrain(taken, options.out, epochs=options.epochs, seed=options.seed, told={"windows": _windows(taken)})

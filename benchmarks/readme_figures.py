@@ -8,6 +8,7 @@ import re
 import tempfile
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -29,10 +30,10 @@ def table() -> dict[str, list[list[float]]]:
     }
 
 
-def skill(plt: object) -> None:
+def skill(plt: Any) -> None:
     found = table()
     names = ("Vélib' 2024", "Vélib' 2022, hourly", "Bay Wheels 2023")
-    figure, axes = plt.subplots(1, 3, figsize=(10, 3), sharey=True, layout="constrained")  # type: ignore[attr-defined]
+    figure, axes = plt.subplots(1, 3, figsize=(10, 3), sharey=True, layout="constrained")
     for place, (axis, name) in enumerate(zip(axes, names, strict=True)):
         base = np.array(found["persistence"][place])
         for model, rows in found.items():
@@ -47,7 +48,7 @@ def skill(plt: object) -> None:
     figure.savefig(FOLDER / "skill.png", dpi=110, metadata={"Software": None})
 
 
-def fan(plt: object) -> None:
+def fan(plt: Any) -> None:
     with tempfile.TemporaryDirectory() as folder:
         panel = city_panel(Path(folder))
     horizons = tuple(timedelta(minutes=15 * n) for n in range(1, 25))
@@ -61,7 +62,7 @@ def fan(plt: object) -> None:
     place = int(np.argsort(moved)[int(len(moved) * 0.8)])
     pmf, k = told.pmf[0, place, :, 0], int(told.k[0, place])
     came = panel.counts[origin : origin + 25, place, 0]
-    figure, axis = plt.subplots(figsize=(10, 3), layout="constrained")  # type: ignore[attr-defined]
+    figure, axis = plt.subplots(figsize=(10, 3), layout="constrained")
     hours = np.arange(25) / 4
     image = axis.pcolormesh(hours[1:], np.arange(k + 1), pmf[:, : k + 1].T, cmap="Blues", vmax=0.3, shading="nearest")
     axis.plot(hours, came, color="black", linewidth=1.5, label="what came")
@@ -73,7 +74,6 @@ def fan(plt: object) -> None:
 
 def main() -> None:
     mpl.use("Agg")
-    mpl.rcParams["svg.hashsalt"] = "readme"
     import matplotlib.pyplot as plt
 
     FOLDER.mkdir(exist_ok=True)

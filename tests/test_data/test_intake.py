@@ -174,7 +174,10 @@ def test_a_database_that_may_only_be_read_is_said_and_polls_are_kept(postgres_ur
 
 def test_the_advisory_lock_is_taken_again_after_a_server_restart_or_lost_for_good(postgres_url: str) -> None:
     first, second = Database(postgres_url), Database(postgres_url)
-    end_sessions = "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory'"
+    end_sessions = (  # and wait until they have ended
+        "SELECT pg_terminate_backend(pid, 30000) FROM pg_locks JOIN pg_database ON pg_database.oid = database "
+        "WHERE locktype = 'advisory' AND datname = current_database()"
+    )
     with database_lock(first, "town") as verify:
         with pytest.raises(AlreadyRunningError), database_lock(second, "town"):
             pass

@@ -16,9 +16,8 @@ from velib_predictor.utils.temporal import from_micros
 Floats = npt.NDArray[np.float32]
 _LEAST_DAYS = 3
 """Usable days below which nothing is held out. One day of three tells already whether what the cold-start model learned
-elsewhere holds here: of Vélib' (May 2022) its best share was 0.6, of Bay Wheels (January 2023) 0.1, each forecast with
-weights made without it. Learned shares came within 2.4 % of the best ones, a half everywhere within 4.7 %, none at all
-within 13 % (RPS, three and five days, each horizon)."""
+elsewhere holds here: on three and five days its learned shares came within 2.6 % of the best RPS at every horizon, a
+half everywhere within 4.7 %, none at all within 14 % (`benchmarks/cold_share.py`, Vélib' and Bay Wheels)."""
 _SHARE, _MOST_DAYS = 0.2, 7
 """Of the days, at the end, which are held out; at most so many."""
 _ORIGINS = 96
