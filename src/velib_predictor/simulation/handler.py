@@ -67,6 +67,8 @@ class Handler(BaseHTTPRequestHandler):
         for name, value in headers.items():
             self.send_header(name, value)
         self.send_header("Content-Length", str(announced))
+        if self.close_connection:  # else the client asks again on a connection that is about to close
+            self.send_header("Connection", "close")
         self.end_headers()
         self.wfile.write(body)
         if len(body) < announced:
